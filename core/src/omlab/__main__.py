@@ -1,0 +1,6 @@
+"""``python -m omlab``."""
+
+from omlab.cli.main import entry
+
+if __name__ == "__main__":
+    entry()

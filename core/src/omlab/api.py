@@ -1,0 +1,243 @@
+"""The functions of ``import omlab``: what the command line does, typed, without printing, exiting or asking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omlab.cards import AdapterCard, DatasetCard, EngineCard, EvaluatorCard, ModelCard, Variant
+from omlab.errors import InputError, PluginError, UsageError
+from omlab.loading import EngineChoice, LoadedModel, options_of
+from omlab.plugins import Registry
+from omlab.progress import Listener, silent
+from omlab.settings import Settings
+from omlab.vocabulary import Kind
+from omlab.weights import Grant, ensure, owner_assets
+
+if TYPE_CHECKING:
+    from omlab.adapting import BoundDataset
+    from omlab.report import Report
+
+
+def _registry(registry: Registry | None, settings: Settings) -> Registry:
+    return registry if registry is not None else Registry.discover(failures_file=settings.failures_file)
+
+
+def list_models(registry: Registry | None = None) -> dict[str, ModelCard]:
+    """Name -> card of every model that the installed plugins contribute. Imports none of them."""
+    return _registry(registry, Settings.from_environment()).cards(Kind.MODEL)
+
+
+def list_datasets(registry: Registry | None = None) -> dict[str, DatasetCard]:
+    """Name -> card of every dataset."""
+    return _registry(registry, Settings.from_environment()).cards(Kind.DATASET)
+
+
+def list_adapters(registry: Registry | None = None) -> dict[str, AdapterCard]:
+    """Name -> card of every adapter."""
+    return _registry(registry, Settings.from_environment()).cards(Kind.ADAPTER)
+
+
+def list_evaluators(registry: Registry | None = None) -> dict[str, EvaluatorCard]:
+    """Name -> card of every evaluator."""
+    return _registry(registry, Settings.from_environment()).cards(Kind.EVALUATOR)
+
+
+def list_engines(registry: Registry | None = None) -> dict[str, EngineCard]:
+    """Name -> card of every engine backend."""
+    return _registry(registry, Settings.from_environment()).cards(Kind.ENGINE)
+
+
+def load(
+    model: str | Path,
+    *,
+    variant: str | None = None,
+    engine: str = "auto",
+    precision: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    fetch: bool = False,
+    accept: Sequence[str] = (),
+    grant: Grant | None = None,
+    registry: Registry | None = None,
+    settings: Settings | None = None,
+    listener: Listener = silent,
+) -> LoadedModel:
+    """Make a model ready to be called.
+
+    Parameters
+    ----------
+    model : name of a model, or a model directory that an adapter made.
+    variant : name of a variant of its card; the first without one.
+    engine, precision, device : ``"auto"`` takes the fastest admitted engine; a name pins it.
+    threads : threads of the engine; the processors that this process may use without one.
+    fetch : missing weights may be fetched; without it they raise :class:`omlab.errors.OfflineError`.
+    accept : SPDX ids of licences that the user accepts.
+
+    Raises
+    ------
+    OmlabError
+        Unknown name, broken plugin, missing weights.
+    """
+    settings = settings or Settings.from_environment()
+    registry = _registry(registry, settings)
+    choice = EngineChoice(engine, precision, device, threads)
+    grant = grant or Grant(fetch=fetch, accept=tuple(accept))
+    folder = model_directory(model)
+    if folder is not None:
+        behind = _adapted(folder, registry)
+        if variant not in (None, behind.card.variants[0].name):
+            raise UsageError(f"the model directory {folder} has no variant '{variant}'", remedy="Leave --variant out")
+        chosen = behind.card.variants[0]
+    else:
+        card: ModelCard = registry.card(Kind.MODEL, str(model))
+        chosen = card.variant(variant)
+        behind = registry.load(Kind.MODEL, str(model))
+    return LoadedModel(
+        behind,
+        chosen,
+        registry=registry,
+        settings=settings,
+        choice=choice,
+        grant=grant,
+        listener=listener,
+        folder=folder,
+    )
+
+
+def model_directory(model: str | Path) -> Path | None:
+    """The folder of an adapted model, if ``model`` names one: a path, or a name with a slash or a dot before it."""
+    from omlab.manifest import NAME
+
+    path = Path(model)
+    if (path / NAME).is_file():
+        return path
+    if isinstance(model, Path) or "/" in str(model) or "\\" in str(model):
+        raise InputError(f"{model} is no model directory: it holds no {NAME}", remedy="omlab adapt makes one")
+    return None
+
+
+def directory_card(folder: Path) -> tuple[ModelCard, dict[str, Any]]:
+    """Card and ``[adapted]`` table of a model directory. Raises :class:`omlab.errors.InputError`."""
+    from omlab import manifest
+
+    try:
+        tables = manifest.read_tables(folder / manifest.NAME)
+        cards = manifest.cards_of(tables)
+    except manifest.ManifestError as error:
+        raise InputError(f"model directory {folder}: {error.reason}", remedy=error.remedy) from None
+    models = [card for kind, card in cards if kind is Kind.MODEL]
+    adapted = tables.get("adapted")
+    if len(models) != 1 or not isinstance(adapted, Mapping) or not {"adapter", "model", "variant"} <= set(adapted):
+        raise InputError(
+            f"{folder / manifest.NAME} must hold one [[model]] and [adapted] with adapter, model and variant",
+            remedy="Make the directory again with omlab adapt",
+        )
+    return models[0], dict(adapted)
+
+
+def _adapted(folder: Path, registry: Registry) -> Any:
+    card, adapted = directory_card(folder)
+    base_card: ModelCard = registry.card(Kind.MODEL, adapted["model"])
+    adapter = registry.load(Kind.ADAPTER, adapted["adapter"])
+    base = registry.load(Kind.MODEL, adapted["model"])
+    base_variant: Variant = base_card.variant(adapted["variant"])
+    return adapter.model(card, base, base_variant, folder)
+
+
+def pull(
+    name: str,
+    *,
+    variant: str | None = None,
+    fetch: bool = True,
+    accept: Sequence[str] = (),
+    grant: Grant | None = None,
+    files: Mapping[str, Path] | None = None,
+    registry: Registry | None = None,
+    settings: Settings | None = None,
+    listener: Listener = silent,
+) -> dict[str, Path]:
+    """Fetch the files of a model's variant or of a dataset; returns id -> path.
+
+    Parameters
+    ----------
+    files : id -> a file that the user fetched by hand; it is verified and copied.
+    """
+    from omlab.weights.consent import Consents
+    from omlab.weights.fetch import adopt
+
+    settings = settings or Settings.from_environment()
+    registry = _registry(registry, settings)
+    grant = grant or Grant(fetch=fetch, accept=tuple(accept))
+    kind = Kind.DATASET if name in registry.cards(Kind.DATASET) else Kind.MODEL
+    card = registry.card(kind, name)
+    chosen = card.variant(variant) if kind is Kind.MODEL else None
+    assets, licence = owner_assets(card, chosen)
+    by_id = {asset.id: asset for asset in assets}
+    for key, path in (files or {}).items():
+        if key not in by_id:
+            raise UsageError(f"'{name}' has no file '{key}'", remedy=f"It has: {', '.join(by_id) or 'none'}")
+        Consents(settings).demand(name, by_id[key].licence or licence, grant.accept, grant.ask)
+        adopt(by_id[key], path, settings)
+    return ensure(
+        name,
+        assets,
+        licence,
+        settings,
+        grant=grant,
+        listener=listener,
+        variant=chosen.name if chosen and variant else "",
+    )
+
+
+def load_dataset(
+    name: str,
+    *,
+    split: str | None = None,
+    fetch: bool = False,
+    grant: Grant | None = None,
+    registry: Registry | None = None,
+    settings: Settings | None = None,
+    listener: Listener = silent,
+) -> BoundDataset:
+    """A dataset with its files. ``name`` is a dataset's name, or ``NAME:PATH`` for one that reads your own folder.
+
+    Raises
+    ------
+    OmlabError
+        Unknown name or split, missing files, a path that is not there.
+    """
+    from omlab.adapting import BoundDataset
+
+    settings = settings or Settings.from_environment()
+    registry = _registry(registry, settings)
+    name, _, path = name.partition(":")
+    card: DatasetCard = registry.card(Kind.DATASET, name)
+    if card.takes_path != bool(path):
+        form = f"{name}:PATH" if card.takes_path else name
+        raise UsageError(f"dataset '{name}' is named as {form}", remedy="Write it so")
+    if path and not Path(path).is_dir():
+        raise InputError(f"{path} is not a folder", remedy=f"Name the folder that '{name}' shall read")
+    dataset = registry.load(Kind.DATASET, name)
+    assets, licence = owner_assets(card)
+    files = ensure(name, assets, licence, settings, grant=grant or Grant(fetch=fetch), listener=listener)
+    return BoundDataset(dataset=dataset, files=files, root=Path(path) if path else None, split=split)
+
+
+def score(
+    evaluator: str,
+    files: Sequence[str | Path],
+    *,
+    options: Mapping[str, Any] | None = None,
+    registry: Registry | None = None,
+) -> Report:
+    """Score files that exist with an evaluator; which files, and in which order, is the evaluator's affair."""
+    registry = _registry(registry, Settings.from_environment())
+    card: EvaluatorCard = registry.card(Kind.EVALUATOR, evaluator)
+    behind = registry.load(Kind.EVALUATOR, evaluator)
+    paths = [Path(file) for file in files]
+    report = behind.score_files(paths, options_of(card, options or {}))
+    if not hasattr(report, "as_json"):
+        raise PluginError(f"evaluator '{evaluator}' gave {type(report).__name__}, a Report was expected")
+    return report  # type: ignore[no-any-return]

@@ -1,0 +1,93 @@
+"""``omlab adapt``."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+
+from omlab.cards import Card
+from omlab.cli.main import registry_of
+from omlab.cli.options import CardCommand, card_options, engine_options, fetch_options, grant_of
+from omlab.vocabulary import Kind
+
+
+def _find_adapter_card(ctx: click.Context, token: str) -> Card | None:
+    """Card of the adapter that any word of the line names; its options belong to this command."""
+    return registry_of(ctx).cards(Kind.ADAPTER).get(token)
+
+
+class _AdaptCommand(CardCommand):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # The adapter is the value of --with, not the first word.
+        for before, value in pairwise(args):
+            if before == "--with":
+                ctx.meta["omlab.card"] = _find_adapter_card(ctx, value)
+        for word in args:
+            if word.startswith("--with="):
+                ctx.meta["omlab.card"] = _find_adapter_card(ctx, word.removeprefix("--with="))
+        return click.Command.parse_args(self, ctx, args)
+
+
+@click.command("adapt", cls=partial(_AdaptCommand, card_of=_find_adapter_card))  # type: ignore[arg-type]
+@click.argument("model")
+@click.option("--with", "adapter", required=True, help="Adapter (omlab list adapters).")
+@click.option("--on", "dataset", required=True, help="Dataset, or DATASET:PATH for your own folder.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model directory to make.")
+@click.option("--name", help="Name of the new model. [the directory's]")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+@engine_options
+@fetch_options
+@click.pass_context
+def command(
+    context: click.Context,
+    model: str,
+    adapter: str,
+    dataset: str,
+    out: Path,
+    name: str | None,
+    as_json: bool,
+    variant: str | None,
+    engine: str,
+    precision: str,
+    device: str,
+    threads: int | None,
+    fetch: bool,
+    accept_licence: tuple[str, ...],
+    **others: Any,
+) -> None:
+    """Adapt MODEL to a dataset and make a model directory, which runs, exports and evaluates like any model.
+
+    `omlab adapt MODEL --with ADAPTER --help` also shows the adapter's own options.
+    """
+    from omlab.adapting import adapt
+    from omlab.api import load, load_dataset
+    from omlab.cli.listen import TerminalListener
+
+    listener = TerminalListener(quiet=as_json)
+    grant = grant_of(fetch, accept_licence)
+    registry = registry_of(context)
+    bound = load_dataset(dataset, grant=grant, registry=registry, listener=listener)
+    loaded = load(
+        model, variant=variant, engine=engine, precision=precision, device=device, threads=threads,
+        grant=grant, registry=registry, listener=listener,
+    )  # fmt: skip
+    report = adapt(
+        loaded, adapter, bound, out, name=name, options=card_options(others), registry=registry, listener=listener
+    )
+    listener.clear()
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+        return
+    for key, value in report.items():
+        if isinstance(value, int | float | str):
+            click.echo(
+                f"{key.replace('_', ' '):24} {value:.4g}"
+                if isinstance(value, float)
+                else f"{key.replace('_', ' '):24} {value}"
+            )
+    click.echo(f"made {out}; try: omlab run {out if '/' in str(out) else f'./{out}'} FILE")

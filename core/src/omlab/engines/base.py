@@ -1,0 +1,83 @@
+"""What a backend and an engine are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+
+from omlab.vocabulary import Precision
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from omlab.cards import EngineCard
+    from omlab.graphs import Graph
+
+
+@attrs.frozen
+class EngineInfo:
+    """What ran: kept in every result."""
+
+    backend: str
+    version: str
+    precision: Precision
+    device: str
+    #: Execution provider or plugin inside the backend, ``"CPUExecutionProvider"``.
+    provider: str = ""
+    threads: int | None = None
+
+
+class Engine(Protocol):
+    """A callable from named arrays to named arrays. Not thread-safe unless a backend says so."""
+
+    info: EngineInfo
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph. Inputs must have the graph's dtypes and shapes; outputs are fresh arrays."""
+        ...
+
+
+@attrs.frozen
+class Target:
+    """One way of running a graph that a backend offers on this machine (or names for another)."""
+
+    precision: Precision
+    #: ``"cpu"``, ``"cuda"``, or a named compute capability such as ``"sm_89"`` to build for.
+    device: str = "cpu"
+    provider: str = ""
+    #: Smaller is expected to be faster; the order in which ``auto`` tries what was never tuned.
+    rank: int = 100
+
+
+class Backend:
+    """Base of every contributed engine backend. One instance serves a process."""
+
+    def __init__(self, card: EngineCard) -> None:
+        self.card = card
+
+    def unavailable(self) -> str | None:
+        """Why the backend cannot be used here, or ``None``. Must be cheap: no import of the library."""
+        from importlib.util import find_spec
+
+        if any(find_spec(module) for module in self.card.modules):
+            return None
+        return f"{' or '.join(self.card.modules)} is not installed (pip install '{self.card.install}')"
+
+    def version(self) -> str:
+        """Version of the library, read from its distribution without importing it."""
+        raise TypeError(f"{type(self).__name__} must define version()")
+
+    def targets(self, graph: Graph) -> tuple[Target, ...]:
+        """Precisions and devices that can run here."""
+        raise TypeError(f"{type(self).__name__} must define targets()")
+
+    def build(self, graph: Graph, onnx: Path, folder: Path, target: Target, **settings: Any) -> None:
+        """Turn an ONNX file into the backend's own artefact under ``folder``. The default copies nothing: the
+        engine is loaded from ``onnx`` itself."""
+
+    def load(self, graph: Graph, onnx: Path, folder: Path, target: Target, *, threads: int | None = None) -> Engine:
+        """Load what :meth:`build` made."""
+        raise TypeError(f"{type(self).__name__} must define load()")

@@ -1,0 +1,257 @@
+"""A model made ready: card, files, engines and pipeline behind one callable."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from omlab.cards import Card, ModelCard, Variant
+from omlab.errors import InputError, UsageError
+from omlab.graphs import Graph
+from omlab.model import Context, Model
+from omlab.progress import CancelToken, Listener, silent
+from omlab.settings import Settings
+from omlab.vocabulary import Kind
+from omlab.weights import Grant, LazyFiles, digest_of_all, ensure
+
+if TYPE_CHECKING:
+    from omlab.cases import Case
+    from omlab.engines.base import Engine
+    from omlab.plugins import Registry
+    from omlab.results import Result
+
+
+@attrs.frozen
+class EngineChoice:
+    """What the user asks of engines."""
+
+    engine: str = "auto"
+    precision: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+
+
+class EngineBank(Mapping[str, "Engine"]):
+    """Graph name -> engine. An engine is built or loaded when its graph is first asked for, then kept."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self._graphs = {graph.name: graph for graph in loaded.graphs}
+        self.provided: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Engine:
+        if name not in self.provided:
+            self.provided[name] = self._loaded.provide(self._graphs[name])
+        return self.provided[name].engine  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._graphs)
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+
+@attrs.frozen(eq=False)
+class Outcome:
+    """A result with how it came about.
+
+    Attributes
+    ----------
+    result : the answer.
+    case : what was looked at.
+    stages : stage -> {"seconds", "peak_mb"}.
+    engines : graph -> what ran, its parity record, and what was tried and why not.
+    options : options in force.
+    """
+
+    result: Result
+    case: Case
+    stages: Mapping[str, Mapping[str, float]]
+    engines: Mapping[str, Mapping[str, Any]]
+    options: Mapping[str, Any]
+
+
+class LoadedModel:
+    """A model that can be called. Made by :func:`omlab.load`.
+
+    Attributes
+    ----------
+    card, variant : what it is.
+    graphs : its graphs.
+    weights_sha256 : one digest over all of the variant's files.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        variant: Variant,
+        *,
+        registry: Registry,
+        settings: Settings,
+        choice: EngineChoice | None = None,
+        grant: Grant | None = None,
+        listener: Listener = silent,
+        folder: Path | None = None,
+    ) -> None:
+        self.model = model
+        self.card: ModelCard = model.card
+        self.variant = variant
+        self.folder = folder
+        self._registry = registry
+        self._settings = settings
+        self._choice = choice or EngineChoice()
+        self._grant = grant
+        self._listener = listener
+        # An adapted model that leaves the base's network alone shares the base's graphs, engines and weights.
+        owner, owner_variant = model.graph_owner(variant)
+        self._owner, self._owner_variant = owner, owner_variant
+        self.graphs: tuple[Graph, ...] = model.graphs(variant)
+        assets = owner_variant.weights
+        own = model.own_weights(variant)
+
+        def ensure_all() -> dict[str, Path]:
+            files = ensure(
+                owner.card.name, assets, owner.card.licence_weights, settings,
+                grant=self._grant, listener=listener, variant=owner_variant.name,
+            )  # fmt: skip
+            return files | own
+
+        self.files = LazyFiles([*(asset.id for asset in assets), *own], ensure_all)
+        digest = digest_of_all(assets, settings)
+        if digest is None:
+            ensure_all()
+            digest = digest_of_all(assets, settings)
+        if own:
+            from omlab.weights.store import sha256_of
+
+            parts = [f"{name}:{sha256_of(path)}" for name, path in sorted(own.items())]
+            digest = hashlib.sha256("\n".join([str(digest), *parts]).encode()).hexdigest()
+        self.weights_sha256: str = str(digest)
+        self.engines = EngineBank(self)
+
+    def provide(self, graph: Graph) -> Any:
+        """An admitted engine for ``graph``, with its parity record and what was tried."""
+        from omlab.engines import provide
+
+        return provide(
+            self._owner, self._owner_variant, graph,
+            files=self.files, weights_digest=self.weights_sha256, root=self._settings.engines_root,
+            backends=self.backends(), exporter=self.exporter,
+            engine=self._choice.engine, precision=self._choice.precision, device=self._choice.device,
+            threads=self._choice.threads, listener=self._listener,
+        )  # fmt: skip
+
+    def tune(self, graph: Graph, *, rounds: int = 5) -> list[Any]:
+        """Measure every admitted engine on ``graph`` and remember the fastest; rows of what was measured."""
+        from omlab.engines import tune
+
+        return tune(
+            self._owner, self._owner_variant, graph,
+            files=self.files, weights_digest=self.weights_sha256, root=self._settings.engines_root,
+            backends=self.backends(), exporter=self.exporter,
+            engine=self._choice.engine, precision=self._choice.precision, device=self._choice.device,
+            threads=self._choice.threads, rounds=rounds, listener=self._listener,
+        )  # fmt: skip
+
+    def backends(self) -> list[Any]:
+        """The engine backends of all plugins."""
+        return [self._registry.load(Kind.ENGINE, name) for name in self._registry.cards(Kind.ENGINE)]
+
+    def exporter(self) -> Any:
+        """The exporter that a plugin contributes, loaded only when an ONNX file has to be made; else ``None``."""
+        names = self._registry.cards(Kind.EXPORTER)
+        return self._registry.load(Kind.EXPORTER, next(iter(names))) if names else None
+
+    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Options with the card's defaults. Raises :class:`omlab.errors.UsageError` for one it does not have."""
+        return options_of(self.card, given)
+
+    def __call__(self, case: Case | str | Path, *, prompts: Any = None, **options: Any) -> Result:
+        """Answer for one case or file, on its own grid."""
+        return self.run(case, prompts=prompts, options=options).result
+
+    def read(self, path: str | Path, **reading: Any) -> Case:
+        """Read a file as the kind of case that the model takes."""
+        from omlab.cases import read
+
+        return read(path, kind=self.card.inputs, **reading)
+
+    def run(
+        self,
+        case: Case | str | Path,
+        *,
+        prompts: Any = None,
+        options: Mapping[str, Any] | None = None,
+        listener: Listener | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Outcome:
+        """Like calling it, with stages, engines and options beside the result."""
+        stages: dict[str, dict[str, float]] = {}
+        if isinstance(case, str | Path):
+            from omlab.memory import peak_mb
+
+            start = time.perf_counter()
+            case = self.read(case)
+            stages["read"] = {"seconds": time.perf_counter() - start, "peak_mb": peak_mb()}
+        if case.kind not in self.card.inputs:
+            takes = " or ".join(kind.value for kind in self.card.inputs)
+            raise InputError(f"{case.name}: is of kind {case.kind}, model '{self.card.name}' takes {takes}")
+        filled = self.options(options or {})
+        context = Context(
+            variant=self.variant, engines=self.engines, options=filled, prompts=prompts, what=case.name,
+            listener=listener or self._listener, cancel=cancel or CancelToken(), stages=stages,
+        )  # fmt: skip
+        result = self.model.predict(case, context)
+        return Outcome(result, case, stages, self.engines_used(), filled)
+
+    def engines_used(self) -> dict[str, dict[str, Any]]:
+        """Graph -> what ran, why it was admitted, and why the others were not."""
+        return {name: provided.as_json() for name, provided in self.engines.provided.items()}
+
+
+def options_of(card: Card, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a card with its defaults, keyed with underscores, values converted to their types.
+
+    Raises
+    ------
+    UsageError
+        An option that the card does not have, or a value of the wrong type.
+    """
+    import difflib
+
+    known = {option.name.replace("-", "_"): option for option in card.options}
+    filled = {name: (list(option.default or ()) if option.many else option.default) for name, option in known.items()}
+    for key, value in given.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            has = ", ".join(sorted(known)) or "no options"
+            raise UsageError(
+                f"'{card.name}' has no option '{key}'",
+                remedy=f"Did you mean '{near[0]}'?" if near else f"It has: {has}",
+            )
+        filled[name] = _converted(card.name, known[name], value)
+    return filled
+
+
+def _converted(owner: str, option: Any, value: Any) -> Any:
+    types = {"str": str, "int": int, "float": float, "bool": bool, "path": Path}
+    wanted = types[option.type]
+    if option.many:
+        return [_converted(owner, attrs.evolve(option, many=False), item) for item in value]
+    if value is None or (wanted is bool) != isinstance(value, bool):
+        if value is None and option.default is None:
+            return None
+        raise UsageError(f"'{owner}': option '{option.name}' takes {option.type}, found {value!r}")
+    try:
+        converted = wanted(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"'{owner}': option '{option.name}' takes {option.type}, found {value!r}") from None
+    if option.choices and converted not in option.choices:
+        raise UsageError(f"'{owner}': option '{option.name}' is one of {', '.join(option.choices)}, found '{value}'")
+    return converted

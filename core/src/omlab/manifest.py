@@ -1,0 +1,96 @@
+"""Manifests: ``omlab.toml`` beside a plugin's ``__init__.py``, read without importing the plugin.
+
+A manifest holds ``api`` (the version of omlab's plugin interface that it was written for) and one table a
+contribution: ``[[model]]``, ``[[dataset]]``, ``[[adapter]]``, ``[[evaluator]]``, ``[[engine]]``, ``[[command]]``,
+``[[exporter]]``, with the fields of the cards in :mod:`omlab.cards`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from omlab.cards import CARDS, Card, CardError, from_table
+from omlab.vocabulary import Kind
+
+#: Version of the plugin interface. A plugin written for a newer one cannot be used; older ones can.
+API = 1
+NAME = "omlab.toml"
+
+
+@attrs.frozen
+class ManifestError(Exception):
+    """A manifest cannot be used."""
+
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}. {self.remedy}"
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises :class:`ManifestError`."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise ManifestError(
+            f"{path} is missing", f"Add {NAME} beside the plugin's __init__.py and to the files of its wheel."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path} cannot be read: {error}", "Reinstall the plugin.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ManifestError(f"{path} is no valid TOML: {error}", "Correct the line that is named.") from None
+
+
+def cards_of(tables: Mapping[str, Any], *, plugin: str = "", version: str = "") -> tuple[tuple[Kind, Card], ...]:
+    """Cards of the tables of a manifest, in the order of the file.
+
+    Parameters
+    ----------
+    plugin, version : distribution that contributes them, noted in each card.
+
+    Raises
+    ------
+    ManifestError
+        The API is newer than ours, or a table is invalid; the reason names table, contribution and field.
+    """
+    api = tables.get("api")
+    if not isinstance(api, int) or isinstance(api, bool):
+        raise ManifestError(f"{NAME}: 'api' must be a whole number, found {api!r}", f"Write 'api = {API}' at its top.")
+    if api > API:
+        raise ManifestError(
+            f"the plugin was written for version {api} of omlab's plugin interface, this omlab has {API}",
+            "Upgrade omlab (pip install -U omlab), or install an older version of the plugin.",
+        )
+    found: list[tuple[Kind, Card]] = []
+    for key, entries in tables.items():
+        if key in {"api", "adapted"}:
+            continue
+        try:
+            kind = Kind(key)
+        except ValueError:
+            kinds = ", ".join(k.value for k in Kind)
+            raise ManifestError(f"{NAME}: '{key}' is no kind of contribution", f"The kinds are: {kinds}.") from None
+        if not isinstance(entries, list):
+            raise ManifestError(f"{NAME}: '{key}' must be written as [[{key}]]", "Double the brackets.")
+        for number, table in enumerate(entries, 1):
+            label = table.get("name", f"number {number}") if isinstance(table, Mapping) else f"number {number}"
+            try:
+                card = from_table(CARDS[kind], table)
+            except (CardError, TypeError, ValueError) as error:
+                raise ManifestError(
+                    f"{NAME}: {kind} '{label}': {error}", f"The fields are those of omlab.cards.{CARDS[kind].__name__}."
+                ) from None
+            found.append((kind, attrs.evolve(card, plugin=plugin, version=version)))
+    names = [(kind, card.name) for kind, card in found]
+    twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
+    if twice:
+        raise ManifestError(f"{NAME}: {twice[0]} '{twice[1]}' is there twice", "Rename one of them.")
+    return tuple(found)

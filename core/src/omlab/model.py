@@ -1,0 +1,127 @@
+"""What a plugin implements to contribute a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from omlab.cards import ModelCard, Variant
+from omlab.graphs import Graph
+from omlab.progress import CancelToken, Listener, Progress, silent
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from omlab.cases import Case
+    from omlab.engines.base import Engine
+    from omlab.results import Result
+
+
+@attrs.define
+class Context:
+    """What a model is given to predict with.
+
+    Attributes
+    ----------
+    variant : the chosen variant of the card.
+    engines : graph name -> engine; building or loading happens when a name is first asked for.
+    options : option name (with underscores) -> value, defaults of the card filled in.
+    prompts : prompts of the platform's schema, or ``None``.
+    what : name of the case, for progress.
+    listener, cancel : where progress goes, and how the run is stopped.
+    stages : stage -> {"seconds": ..., "peak_mb": ...}, filled by :meth:`stage`.
+    """
+
+    variant: Variant
+    engines: Mapping[str, Engine]
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+    prompts: Any = None
+    what: str = ""
+    listener: Listener = silent
+    cancel: CancelToken = attrs.field(factory=CancelToken)
+    stages: dict[str, dict[str, float]] = attrs.field(factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage: ``read``, ``prepare``, ``network``, ``restore`` or ``write``. Repeated stages add up."""
+        from omlab.memory import peak_mb
+
+        self.cancel.check()
+        self.listener(Progress(self.what, name))
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            row = self.stages.setdefault(name, {"seconds": 0.0, "peak_mb": 0.0})
+            row["seconds"] += time.perf_counter() - start
+            row["peak_mb"] = max(row["peak_mb"], peak_mb())
+
+    def progress(self, stage: str, done: float, total: float | None = None, unit: str = "") -> None:
+        """Tell how far a stage is, and stop here if the run was cancelled."""
+        self.cancel.check()
+        self.listener(Progress(self.what, stage, done, total, unit))
+
+
+class Model:
+    """Base of every contributed model: pure graphs with a NumPy pipeline around them.
+
+    Importing the module of a model must not import torch; only :meth:`network` may.
+    """
+
+    def __init__(self, card: ModelCard) -> None:
+        self.card = card
+
+    def graphs(self, variant: Variant) -> tuple[Graph, ...]:
+        """The graphs of ``variant``, declared."""
+        raise TypeError(f"{type(self).__name__} must define graphs()")
+
+    def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
+        """The torch module of ``graph`` in eval mode with the weights of ``variant`` loaded.
+
+        Called once, when an engine is made; the only place where torch is needed. The module's ``forward`` takes
+        the graph's inputs in order and returns its outputs in order (one tensor, or a tuple).
+
+        Parameters
+        ----------
+        files : asset id -> path of the fetched file.
+        """
+        raise TypeError(f"{type(self).__name__} must define network()")
+
+    def examples(self, graph: Graph, variant: Variant) -> Iterator[dict[str, np.ndarray]]:
+        """Inputs on which engines are compared with the reference, and timed.
+
+        The default draws one set of standard normal numbers of the usual shape; a model whose network only means
+        something on realistic input overrides it. Must be deterministic.
+        """
+        import numpy as np
+
+        generator = np.random.default_rng(0)
+        yield {
+            spec.name: generator.standard_normal(spec.concrete()).astype(spec.dtype)
+            if np.dtype(spec.dtype).kind == "f"
+            else np.zeros(spec.concrete(), spec.dtype)
+            for spec in graph.inputs
+        }
+
+    def graph_owner(self, variant: Variant) -> tuple[Model, Variant]:
+        """Whose graphs :meth:`graphs` returns: the model itself, or the base of an adapted model that left the
+        network as it was and so shares its engines."""
+        return self, variant
+
+    def own_weights(self, variant: Variant) -> dict[str, Path]:
+        """Files beside the variant's assets that the graphs depend on: id -> path; adapted networks have some."""
+        return {}
+
+    def exports(self, variant: Variant) -> tuple[Graph, ...]:
+        """The graphs that ``omlab export`` writes; an adapted model may join its head to the base's network."""
+        return self.graphs(variant)
+
+    def predict(self, case: Case, context: Context) -> Result:
+        """Answer for one case, on the case's own grid."""
+        raise TypeError(f"{type(self).__name__} must define predict()")

@@ -1,0 +1,127 @@
+"""Results: what a model answers. Every result knows the grid or the names that it speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from omlab.cards import LabelCard
+from omlab.geometry import Geometry
+from omlab.vocabulary import OutputKind
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Label:
+    """One structure.
+
+    Attributes
+    ----------
+    value : its value in the label map.
+    name : as shown.
+    colour : (red, green, blue) 0..255.
+    code : coded concept (value, scheme, meaning), say ``("12738006", "SCT", "Brain")``.
+    """
+
+    value: int
+    name: str
+    colour: tuple[int, int, int] = (230, 60, 60)
+    code: tuple[str, str, str] | None = None
+
+    @classmethod
+    def of(cls, card: LabelCard) -> Label:
+        """From the card's entry; a label without a colour gets one from a fixed palette."""
+        from omlab.results.colours import colour_of, parse_colour
+
+        colour = parse_colour(card.colour) if card.colour else colour_of(card.value)
+        code = tuple(card.code) if len(card.code) == 3 else None
+        return cls(value=card.value, name=card.name, colour=colour, code=code)  # type: ignore[arg-type]
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Result:
+    """Base of all results.
+
+    Attributes
+    ----------
+    measurements : name -> value with the unit in the name, ``{"volume_ml": 1545.6}``; shown and written.
+    """
+
+    measurements: Mapping[str, float] = attrs.field(factory=dict)
+    kind = OutputKind.SCORES
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Segmentation(Result):
+    """A label map on the grid of the input.
+
+    Attributes
+    ----------
+    labels : unsigned integers, [i, j, k] for a volume, [row, column] for an image; 0 is background.
+    structures : the labels that can occur.
+    geometry : grid of a volume; ``None`` for an image.
+    """
+
+    labels: NDArray[np.unsignedinteger[Any]]
+    structures: tuple[Label, ...] = attrs.field(converter=tuple)
+    geometry: Geometry | None = None
+    kind = OutputKind.SEGMENTATION
+
+    def mask(self, name: str) -> NDArray[np.bool_]:
+        """Boolean mask of the structure ``name``."""
+        for label in self.structures:
+            if label.name == name:
+                return self.labels == label.value
+        raise KeyError(name)
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Classification(Result):
+    """Probabilities of classes.
+
+    Attributes
+    ----------
+    classes : names, in the order of ``probabilities``.
+    probabilities : [classes] float32; they sum to one unless ``exclusive`` is false.
+    """
+
+    classes: tuple[str, ...] = attrs.field(converter=tuple)
+    probabilities: NDArray[np.float32]
+    exclusive: bool = True
+    kind = OutputKind.CLASSIFICATION
+
+    @property
+    def best(self) -> str:
+        """Name of the most probable class."""
+        return self.classes[int(np.argmax(self.probabilities))]
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Embedding(Result):
+    """A feature vector.
+
+    Attributes
+    ----------
+    vector : [features] float32.
+    tokens : [tokens, features] float32, where the model gives them.
+    """
+
+    vector: NDArray[np.float32]
+    tokens: NDArray[np.float32] | None = None
+    kind = OutputKind.EMBEDDING
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Scores(Result):
+    """A table: one row an item (a mutant, a token, a box ...).
+
+    Attributes
+    ----------
+    columns : column name -> values, all of one length.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    kind = OutputKind.SCORES

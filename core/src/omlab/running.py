@@ -1,0 +1,297 @@
+"""Run a model over many files: one folder a case, one row a case, and one bad case harms no other.
+
+The next case is read while the present one runs. ``result.json`` is written last, so a case folder that has one is
+whole; :func:`run` with ``resume`` skips those.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from omlab import __version__
+from omlab.errors import Cancelled, OmlabError, OutputError
+from omlab.loading import LoadedModel, Outcome
+from omlab.memory import peak_mb
+from omlab.progress import CancelToken, Listener, silent
+from omlab.report import jsonable
+
+if TYPE_CHECKING:
+    from omlab.cases import Case, Found
+
+RESULT = "result.json"
+
+
+@attrs.frozen
+class Run:
+    """What came of one case.
+
+    Attributes
+    ----------
+    name : of the case; also of its folder.
+    status : ``"done"``, ``"skipped"`` (was whole already) or ``"failed"``.
+    folder : where its files are; ``None`` if it failed.
+    headline : the result in a few words.
+    seconds : wall time of the case.
+    code, cause, remedy : of a failure.
+    error : the exception itself, for those who want the traceback.
+    """
+
+    name: str
+    status: str
+    source: str = ""
+    folder: Path | None = None
+    headline: str = ""
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    code: str = ""
+    cause: str = ""
+    remedy: str = ""
+    error: BaseException | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        row = attrs.asdict(self, filter=lambda a, v: a.name != "error" and v not in ("", None, ()))
+        return row | {"folder": str(self.folder)} if self.folder else row
+
+
+def run(
+    model: LoadedModel,
+    inputs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    formats: Sequence[str] | None = None,
+    picture: bool = True,
+    resume: bool = False,
+    reading: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    prompts: Any = None,
+    listener: Listener = silent,
+    cancel: CancelToken | None = None,
+) -> Iterator[Run]:
+    """Run ``model`` over files, folders and DICOM series, writing one folder a case below ``out``.
+
+    Parameters
+    ----------
+    formats : formats of the result; that of the input without any.
+    picture : also draw ``overview.png``.
+    resume : skip cases whose folder is whole and was made from the same file, model and options.
+    reading : arguments of :func:`omlab.cases.read` (``frame``, ``series``, ``nonfinite``).
+
+    Yields
+    ------
+    One :class:`Run` a case, in order, as it is finished. A case that fails is a row, not an exception.
+    """
+    from omlab.cases import find
+
+    out = Path(out)
+    reading = dict(reading or {})
+    filled = model.options(options or {})  # a wrong option is one error, not one a case
+    prepare_folder(out)
+    cancel = cancel or CancelToken()
+    found = find([Path(i) for i in inputs])
+    jobs = [
+        _Job(model, item, out, formats, picture, resume, reading, filled, prompts, listener, cancel) for item in found
+    ]
+    reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="omlab-read")
+    try:
+        ahead: Future[Case] | None = None
+        for number, job in enumerate(jobs):
+            present = ahead if ahead is not None else reader.submit(job.read)
+            ahead = reader.submit(jobs[number + 1].read) if number + 1 < len(jobs) else None
+            yield job.finish(present)
+    finally:
+        reader.shutdown(wait=False, cancel_futures=True)
+
+
+def prepare_folder(out: Path) -> None:
+    """Make the output folder and make sure that it can be written. Raises :class:`omlab.errors.OutputError`."""
+    import tempfile
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return
+    except FileExistsError:
+        raise OutputError(f"{out} is a file, a folder was expected", remedy="Name another folder with -o") from None
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror}", remedy="Name another folder with -o") from None
+
+
+@attrs.frozen(eq=False)
+class _Job:
+    model: LoadedModel
+    found: Found
+    out: Path
+    formats: Sequence[str] | None
+    picture: bool
+    resume: bool
+    reading: dict[str, Any]
+    options: dict[str, Any]
+    prompts: Any
+    listener: Listener
+    cancel: CancelToken
+    read_seconds: list[float] = attrs.field(factory=list)
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.found.name
+
+    def read(self) -> Case | None:
+        if self.found.error is not None:
+            raise self.found.error
+        if self.resume and self._whole() is not None:
+            return None
+        start = time.perf_counter()
+        case = self.found.read(kind=self.model.card.inputs, **self.reading)
+        self.read_seconds.append(time.perf_counter() - start)
+        return case  # type: ignore[no-any-return]
+
+    def finish(self, reading: Future[Case]) -> Run:
+        start = time.perf_counter()
+        source = str(self.found.path)
+        try:
+            case = reading.result()
+            if case is None:
+                record = self._whole() or {}
+                return Run(self.found.name, "skipped", source, self.folder, record.get("headline", ""))
+            outcome = self.model.run(
+                case, prompts=self.prompts, options=self.options, listener=self.listener, cancel=self.cancel
+            )
+            head = self._write(outcome)
+            return Run(
+                self.found.name, "done", source, self.folder, head, time.perf_counter() - start, case.source.warnings
+            )
+        except Cancelled:
+            raise
+        except OmlabError as error:
+            return Run(
+                self.found.name, "failed", source, None, "", time.perf_counter() - start, (),
+                error.code, error.message, error.remedy or "", error,
+            )  # fmt: skip
+        except MemoryError as error:
+            return Run(
+                self.found.name, "failed", source, None, "", time.perf_counter() - start, (),
+                "memory", f"{self.found.name}: not enough memory ({peak_mb():.0f} MB in use)", "Close other programs",
+                error,
+            )  # fmt: skip
+        except Exception as error:  # a plugin's defect must not end the other cases
+            return Run(
+                self.found.name, "failed", source, None, "", time.perf_counter() - start, (),
+                "defect", f"{self.found.name}: {type(error).__name__}: {error}",
+                "This is a defect of the plugin or of omlab; run again with --debug", error,
+            )  # fmt: skip
+
+    def _write(self, outcome: Outcome) -> str:
+        from omlab.results import headline, write
+        from omlab.results.picture import draw
+
+        stages = {name: dict(row) for name, row in outcome.stages.items()}
+        if self.read_seconds:
+            stages = {"read": {"seconds": self.read_seconds[0]}} | stages
+        start = time.perf_counter()
+        card = self.model.card
+        prepare_folder(self.folder)
+        (self.folder / RESULT).unlink(missing_ok=True)  # from here on the folder is not whole
+        files = write(
+            outcome.result,
+            outcome.case,
+            self.folder,
+            formats=self.formats,
+            model_name=card.name,
+            model_version=card.version,
+        )
+        if self.picture:
+            drawn = draw(outcome.result, outcome.case, self.folder / "overview.png", title=card.title or card.name)
+            if drawn is not None:
+                files = files | {"picture": drawn}
+        stages["write"] = {"seconds": time.perf_counter() - start, "peak_mb": peak_mb()}
+        head = headline(outcome.result)
+        record = self._record(outcome, stages, files, head)
+        from omlab.files import write_text
+
+        write_text(self.folder / RESULT, json.dumps(jsonable(record), indent=2, ensure_ascii=False))
+        return head
+
+    def _record(
+        self, outcome: Outcome, stages: Mapping[str, Any], files: Mapping[str, Path], head: str
+    ) -> dict[str, Any]:
+        from omlab.results import summarise
+
+        card, source = self.model.card, outcome.case.source
+        return {
+            "omlab": __version__,
+            "headline": head,
+            "model": {
+                "name": card.name, "variant": self.model.variant.name, "plugin": card.plugin, "version": card.version,
+                "weights_sha256": self.model.weights_sha256, "folder": str(self.model.folder or "") or None,
+            },
+            "input": {
+                "path": str(self.found.path), "format": source.format, "stamp": self._stamp(),
+                "details": dict(source.details), "warnings": list(source.warnings),
+            },
+            "options": outcome.options,
+            "reading": self.reading,
+            "result": summarise(outcome.result),
+            "engines": outcome.engines,
+            "stages": stages,
+            "files": {kind: path.name for kind, path in files.items()},
+            "sizes": {path.name: path.stat().st_size for path in files.values()},
+            "versions": {"python": platform.python_version(), **_versions(outcome)},
+            "platform": platform.platform(),
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }  # fmt: skip
+
+    def _stamp(self) -> str:
+        """Changes when the input does."""
+        path = self.found.path
+        files = self.found.files or (path,)
+        parts = []
+        for file in files:
+            try:
+                status = Path(file).stat()
+            except OSError:
+                return ""
+            parts.append(f"{status.st_size}:{status.st_mtime_ns}")
+        import hashlib
+
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:20]
+
+    def _whole(self) -> dict[str, Any] | None:
+        """The record of a finished case that need not be done again; ``None`` if it must."""
+        try:
+            record = json.loads((self.folder / RESULT).read_text("utf-8"))
+            sizes = {name: (self.folder / name).stat().st_size for name in record["sizes"]}
+            same = (
+                record["model"]["name"] == self.model.card.name
+                and record["model"]["variant"] == self.model.variant.name
+                and record["model"]["weights_sha256"] == self.model.weights_sha256
+                and record["model"]["version"] == self.model.card.version
+                and record["input"]["stamp"] == self._stamp()
+                and record["options"] == jsonable(self.options)
+                and record["reading"] == jsonable(self.reading)
+                and record["sizes"] == sizes
+                and set(self.formats or ()) <= set(record["files"])
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return record if same else None
+
+
+def _versions(outcome: Outcome) -> dict[str, str]:
+    import numpy
+
+    versions = {"numpy": numpy.__version__}
+    for used in outcome.engines.values():
+        engine = used.get("engine", {})
+        if engine.get("backend"):
+            versions[engine["backend"]] = engine.get("version", "")
+    return versions
