@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,8 @@ def adapt(
     behind = registry.load(Kind.ADAPTER, adapter)
     filled = options_of(card, options or {})
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.absolute().parent))
+        work = out.absolute().with_name(f".{out.name}.{os.getpid()}")
+        work.mkdir(parents=True)
     except OSError as error:
         raise OutputError(f"{out} cannot be made: {error.strerror}", remedy="Name another folder with -o") from None
     try:

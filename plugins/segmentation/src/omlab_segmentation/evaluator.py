@@ -1,0 +1,170 @@
+"""The evaluator: pairs of label maps to a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from omlab.errors import InputError, UsageError
+from omlab.evaluator import Evaluator, Pair
+from omlab.geometry import Turn
+from omlab.report import Report, Value
+from omlab.results import Segmentation
+from omlab_segmentation import metrics
+
+NAMES = ("dice", "iou", "hd95_mm", "nsd")
+
+
+class SegmentationEvaluator(Evaluator):
+    """``omlab score segmentation PREDICTION REFERENCE``: two files, or two folders paired by file name."""
+
+    def score(self, pairs: Iterable[Pair], options: Mapping[str, Any]) -> Report:
+        """One row a case and structure, and per structure the mean with a bootstrap interval.
+
+        Raises
+        ------
+        omlab.errors.InputError
+            Prediction and reference are on different grids.
+        """
+        rows: list[dict[str, Any]] = []
+        warnings: list[str] = []
+        for pair in pairs:
+            rows += self._case(pair, options, warnings)
+        summary: dict[str, Value] = {}
+        for name in dict.fromkeys(row["structure"] for row in rows):
+            of_structure = [row for row in rows if row["structure"] == name]
+            for metric in NAMES:
+                summary[f"{name}/{metric}"] = _mean([row[metric] for row in of_structure], metric, options)
+        conventions = {
+            "surface_dice": "surface elements weighted by area",
+            "interval": "percentile bootstrap of the mean over cases, 95 %; none below three cases",
+        }
+        return Report(
+            evaluator=self.card.name, summary=summary, cases=rows, options={**options, **conventions}, warnings=warnings,
+            environment={"plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__},
+        )  # fmt: skip
+
+    def score_files(self, files: Sequence[Path], options: Mapping[str, Any]) -> Report:
+        """Two label maps, or two folders of them. Raises :class:`omlab.errors.UsageError` for anything else."""
+        if len(files) != 2:
+            raise UsageError(
+                f"segmentation takes a prediction and a reference, found {len(files)} paths",
+                remedy="omlab score segmentation PREDICTION REFERENCE",
+            )
+        return self.score(_read_pairs(*files), options)
+
+    def _case(self, pair: Pair, options: Mapping[str, Any], warnings: list[str]) -> Iterator[dict[str, Any]]:
+        prediction, reference = pair.prediction, pair.reference
+        if not isinstance(prediction, Segmentation) or not isinstance(reference, Segmentation):
+            raise InputError(f"{pair.name}: prediction and reference must be segmentations")
+        a, b = _on_one_grid(pair.name, prediction, reference)
+        if reference.geometry is not None:
+            spacing: tuple[float, ...] = reference.geometry.spacing_mm
+            volume = reference.geometry.voxel_volume_mm3 / 1000.0
+        else:
+            spacing, volume = (1.0,) * b.ndim, None
+            _once(warnings, "images have no spacing here: distances are in pixels")
+        if options["binary"]:
+            a, b, structures = (a > 0).astype(np.uint8), (b > 0).astype(np.uint8), {1: "foreground"}
+        else:
+            structures = _structures(prediction, reference, a, b)
+        counts = metrics.joint_counts(a, b, list(structures))
+        for (value, name), count in zip(structures.items(), counts, strict=True):
+            row: dict[str, Any] = {"case": pair.name, "structure": name, "label": value}
+            row |= {"dice": count.dice, "iou": count.iou}
+            mask_a, mask_b = a == value, b == value
+            elements = metrics.Surfaces.of_surfels(mask_a, mask_b, spacing)
+            if options["hd95"] == "surfel":
+                row["hd95_mm"] = metrics.hausdorff(elements, rule="surfel")
+            else:
+                voxels = metrics.Surfaces.of_voxels(mask_a, mask_b, spacing)
+                row["hd95_mm"] = metrics.hausdorff(voxels, rule=options["hd95"])
+            row["nsd"] = metrics.surface_dice(elements, options["tolerance_mm"])
+            if options["both_empty"] == "one" and not count.prediction and not count.reference:
+                row |= {"dice": 1.0, "iou": 1.0, "nsd": 1.0}
+            row |= {"voxels_prediction": count.prediction, "voxels_reference": count.reference}
+            if volume is not None:
+                row |= {"ml_prediction": count.prediction * volume, "ml_reference": count.reference * volume}
+            yield row
+
+
+def _once(warnings: list[str], text: str) -> None:
+    if text not in warnings:
+        warnings.append(text)
+
+
+def _on_one_grid(name: str, prediction: Segmentation, reference: Segmentation) -> tuple[Any, Any]:
+    """Both arrays in the reference's axis order. A prediction on the same grid in another orientation is turned."""
+    a, b = prediction.labels, reference.labels
+    if prediction.geometry is not None and reference.geometry is not None:
+        turn = Turn.to(prediction.geometry, reference.geometry.orientation)
+        if not turn.target.same_grid(reference.geometry):
+            raise InputError(
+                f"{name}: prediction and reference lie on different grids: shapes {a.shape} and {b.shape}, spacing "
+                f"{_mm(prediction.geometry.spacing_mm)} and {_mm(reference.geometry.spacing_mm)}",
+                remedy="Resample one onto the other first; omlab never does so silently",
+            )
+        return turn.apply(a), b
+    if a.shape != b.shape:
+        raise InputError(f"{name}: prediction and reference have different shapes, {a.shape} and {b.shape}")
+    return a, b
+
+
+def _mm(spacing: Iterable[float]) -> str:
+    return " x ".join(f"{s:.3g}" for s in spacing) + " mm"
+
+
+def _structures(prediction: Segmentation, reference: Segmentation, a: Any, b: Any) -> dict[int, str]:
+    """Value -> name of all structures that either side names or has voxels of; the reference's names first."""
+    named = {label.value: label.name for label in (*prediction.structures, *reference.structures)}
+    present = (set(np.unique(a).tolist()) | set(np.unique(b).tolist())) - {0}
+    return {value: named.get(value, f"label {value}") for value in sorted(set(named) | present)}
+
+
+def _read_pairs(prediction: Path, reference: Path) -> Iterator[Pair]:
+    from omlab.results import read_segmentation
+
+    for path in (prediction, reference):
+        if not path.exists():
+            raise InputError(f"{path} does not exist")
+    if prediction.is_dir() != reference.is_dir():
+        raise UsageError(f"{prediction} and {reference}: expected two files or two folders")
+    if not prediction.is_dir():
+        yield Pair(
+            name=prediction.name, prediction=read_segmentation(prediction), reference=read_segmentation(reference)
+        )
+        return
+    predictions = {_stem(p): p for p in sorted(prediction.iterdir()) if p.is_file() and not p.name.startswith(".")}
+    references = {_stem(p): p for p in sorted(reference.iterdir()) if p.is_file() and not p.name.startswith(".")}
+    unpaired = sorted(predictions.keys() ^ references.keys())
+    if unpaired:
+        raise InputError(
+            f"{prediction} and {reference}: {len(unpaired)} files have no partner of the same name, first '{unpaired[0]}'",
+            remedy="Name predictions like their references",
+        )
+    if not predictions:
+        raise InputError(f"{prediction} holds no files")
+    for stem, path in predictions.items():
+        yield Pair(name=stem, prediction=read_segmentation(path), reference=read_segmentation(references[stem]))
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").rsplit(".", 1)[0]
+
+
+def _mean(values: list[float], metric: str, options: Mapping[str, Any]) -> Value:
+    """Mean over the cases in which the metric is defined, with a bootstrap interval."""
+    unit = "mm" if metric.endswith("_mm") else ""
+    defined = np.array([v for v in values if not math.isnan(v)])
+    if not len(defined):
+        return Value(value=None, n=0, unit=unit, undefined="neither mask has a voxel of it in any case")
+    if np.isinf(defined).any() or len(defined) < 3:
+        return Value(value=float(defined.mean()), n=len(defined), unit=unit)
+    generator = np.random.default_rng(options["seed"])
+    draws = generator.integers(0, len(defined), (options["rounds"], len(defined)))
+    low, high = np.percentile(defined[draws].mean(axis=1), [2.5, 97.5])
+    return Value(value=float(defined.mean()), low=float(low), high=float(high), n=len(defined), unit=unit)
