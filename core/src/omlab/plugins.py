@@ -224,6 +224,8 @@ class Registry:
             manager.register(module, name=plugin.name)
             manager.check_pending()
         except Exception as error:  # a stranger's code: whatever it raises is that plugin's failure
+            if manager.has_plugin(plugin.name):
+                manager.unregister(name=plugin.name)  # else its unknown hooks would be held against the next one
             self._remember(plugin, error)
             raise self._failed(plugin, "it cannot be imported", error) from error
         self._forget(plugin)

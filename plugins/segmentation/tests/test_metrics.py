@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from omlab_segmentation import metrics, surfels
 
 GOLDENS = Path(__file__).parents[3] / "tests" / "goldens"

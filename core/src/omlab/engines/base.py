@@ -12,6 +12,7 @@ from omlab.vocabulary import Precision
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from omlab.cards import EngineCard
     from omlab.graphs import Graph
@@ -52,11 +53,29 @@ class Target:
     rank: int = 100
 
 
+@attrs.frozen
+class Refusal:
+    """A way of running that a backend has but does not offer here, and why."""
+
+    precision: Precision
+    device: str
+    reason: str
+
+
 class Backend:
     """Base of every contributed engine backend. One instance serves a process."""
 
+    #: The backend runs the torch module itself: :meth:`load_network` is called in place of :meth:`build` and
+    #: :meth:`load`, and no ONNX file is made for it.
+    takes_network = False
+
     def __init__(self, card: EngineCard) -> None:
         self.card = card
+
+    @property
+    def provider(self) -> str:
+        """Provider of targets that are built ahead of time for other hardware."""
+        return ""
 
     def unavailable(self) -> str | None:
         """Why the backend cannot be used here, or ``None``. Must be cheap: no import of the library."""
@@ -74,10 +93,38 @@ class Backend:
         """Precisions and devices that can run here."""
         raise TypeError(f"{type(self).__name__} must define targets()")
 
+    def refusals(self, graph: Graph) -> tuple[Refusal, ...]:
+        """Precisions and devices of the backend that are not offered here, and why."""
+        return ()
+
+    def is_reference(self, target: Target) -> bool:
+        """Is an engine for ``target`` the float32 torch reference itself, which nothing needs to be compared with?"""
+        return False
+
+    def hardware(self, target: Target) -> str:
+        """What of the machine an artefact for ``target`` depends on; part of its key in the store."""
+        from omlab.engines import hardware
+
+        if target.device == "cpu":
+            return hardware.cpu().key
+        if target.device == "cuda":
+            return hardware.gpu_key()
+        return f"{target.device}-{hardware.platform_key()}"
+
     def build(self, graph: Graph, onnx: Path, folder: Path, target: Target, **settings: Any) -> None:
         """Turn an ONNX file into the backend's own artefact under ``folder``. The default copies nothing: the
         engine is loaded from ``onnx`` itself."""
 
+    def needs_onnx(self, folder: Path) -> bool:
+        """Does :meth:`load` read the ONNX file, or only what :meth:`build` left in ``folder``?"""
+        return not any(path for path in folder.iterdir() if path.suffix != ".json")
+
     def load(self, graph: Graph, onnx: Path, folder: Path, target: Target, *, threads: int | None = None) -> Engine:
-        """Load what :meth:`build` made."""
+        """Load what :meth:`build` made. ``onnx`` exists only where :meth:`needs_onnx` says so."""
         raise TypeError(f"{type(self).__name__} must define load()")
+
+    def load_network(
+        self, graph: Graph, network: torch.nn.Module, target: Target, *, threads: int | None = None
+    ) -> Engine:
+        """Make an engine of a torch module in eval mode, where :attr:`takes_network` says so."""
+        raise TypeError(f"{type(self).__name__} must define load_network()")

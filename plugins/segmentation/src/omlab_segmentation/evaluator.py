@@ -44,7 +44,8 @@ class SegmentationEvaluator(Evaluator):
             "interval": "percentile bootstrap of the mean over cases, 95 %; none below three cases",
         }
         return Report(
-            evaluator=self.card.name, summary=summary, cases=rows, options={**options, **conventions}, warnings=warnings,
+            evaluator=self.card.name, summary=summary, cases=rows, options={**options, **conventions},
+            warnings=warnings,
             environment={"plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__},
         )  # fmt: skip
 
@@ -143,7 +144,7 @@ def _read_pairs(prediction: Path, reference: Path) -> Iterator[Pair]:
     unpaired = sorted(predictions.keys() ^ references.keys())
     if unpaired:
         raise InputError(
-            f"{prediction} and {reference}: {len(unpaired)} files have no partner of the same name, first '{unpaired[0]}'",
+            f"{prediction} and {reference}: {len(unpaired)} files have no partner of their name, first '{unpaired[0]}'",
             remedy="Name predictions like their references",
         )
     if not predictions:

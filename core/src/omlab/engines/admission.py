@@ -1,0 +1,209 @@
+"""From a candidate to an admitted engine: out of the store, or built, judged and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omlab.engines.base import Engine
+from omlab.engines.choice import Candidate
+from omlab.engines.origin import Origin, Subject, first_line
+from omlab.engines.parity import ParityRecord, compare
+from omlab.engines.store import Entry, Key, State, Store
+from omlab.errors import EngineError, MissingDependency, OmlabError
+
+#: Nothing that the key of an artefact holds is to blame, so the next run may do better.
+_PASSING = (MemoryError, OSError, MissingDependency)
+
+
+class NotAdmitted(Exception):
+    """A candidate is not taken.
+
+    Parameters
+    ----------
+    reason : one line.
+    remedy : what the reader can do, where there is something.
+    """
+
+    def __init__(self, reason: str, remedy: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+
+
+class Admission:
+    """The way of one graph's candidates through store and parity gate.
+
+    Parameters
+    ----------
+    threads : for engines on the processor; what this process may use without it.
+    """
+
+    def __init__(self, subject: Subject, root: Path, threads: int | None = None) -> None:
+        self.subject = subject
+        self.store = Store(root)
+        self.origin = Origin(subject, self.store)
+        self.threads = threads
+
+    def admit(self, candidate: Candidate) -> tuple[Engine, ParityRecord]:
+        """An engine that agrees with the reference, and how well.
+
+        Raises
+        ------
+        NotAdmitted
+            It cannot be made, cannot be loaded, or does not agree.
+        OmlabError
+            What no other candidate would mend: weights that are missing or wrong, a store that cannot be written.
+        """
+        if candidate.backend.takes_network:
+            return self._from_network(candidate)
+        key = self.key(candidate)
+        self._check_rejection(key)
+        entry = self.store.find(key)
+        if entry is not None and entry.parity is not None:
+            admitted = self._from_store(candidate, entry)
+            if admitted is not None:
+                return admitted
+        with self.store.lock(key):
+            self._check_rejection(key)  # another process may just have found out
+            entry = self.store.find(key)
+            if entry is not None:
+                admitted = self._from_store(candidate, entry)
+                if admitted is not None:
+                    return admitted
+                self.store.discard(key)
+            return self._build(candidate, key)
+
+    def key(self, candidate: Candidate) -> Key:
+        """Key of a candidate's artefact in the store."""
+        target, backend = candidate.target, candidate.backend
+        return self.subject.key(
+            "engine",
+            backend=candidate.name,
+            version=backend.version(),
+            precision=target.precision.value,
+            # A named capability is a GPU that is not here: built for it, the artefact is found where it is.
+            device="cuda" if target.device.startswith("sm_") else target.device,
+            provider=target.provider,
+            hardware=backend.hardware(target),
+        )
+
+    def onnx(self) -> Path:
+        """The ONNX file. Raises :class:`NotAdmitted`."""
+        try:
+            return self.origin.onnx()
+        except EngineError as error:
+            raise NotAdmitted(error.message, error.remedy) from error
+
+    def _check_rejection(self, key: Key) -> None:
+        rejected = self.store.rejection(key)
+        if rejected is None:
+            return
+        record = _record(rejected.parity)
+        if record is not None and record.judged(self.subject.graph).admitted:
+            return  # the tolerance has changed since
+        raise NotAdmitted(rejected.reason)
+
+    def _from_store(self, candidate: Candidate, entry: Entry) -> tuple[Engine, ParityRecord] | None:
+        """The engine of an entry; ``None`` if it must be made again."""
+        backend, graph = candidate.backend, self.subject.graph
+        record = _record(entry.parity)
+        if record is not None:
+            record = record.judged(graph)
+            if not record.admitted:
+                raise NotAdmitted(record.why_not)
+        elif entry.state is not State.UNPROVEN:
+            return None
+        onnx = self.onnx() if backend.needs_onnx(entry.folder) else entry.folder / "absent.onnx"
+        try:
+            engine = backend.load(graph, onnx, entry.folder, candidate.target, threads=self.threads)
+        except MissingDependency as error:
+            raise NotAdmitted(error.message, error.remedy) from error
+        except EngineError:
+            return None
+        if record is None:
+            record = self._judge(engine, entry.key, entry.seconds)
+            self.store.judged(entry, record.as_json())
+        return engine, record
+
+    def _build(self, candidate: Candidate, key: Key) -> tuple[Engine, ParityRecord]:
+        backend, graph = candidate.backend, self.subject.graph
+        onnx = self.onnx()
+        self.subject.tell(candidate.tried("").label)
+        start = time.perf_counter()
+        with self.store.making(key) as folder:
+            try:
+                backend.build(graph, onnx, folder, candidate.target)
+                engine = backend.load(graph, onnx, folder, candidate.target, threads=self.threads)
+            except _PASSING as error:
+                raise NotAdmitted(_text(error), getattr(error, "remedy", None)) from error
+            except Exception as error:  # a backend's code: whatever it raises is that backend's failure
+                self.store.reject(key, _text(error), seconds=time.perf_counter() - start)
+                raise NotAdmitted(_text(error)) from error
+            seconds = time.perf_counter() - start
+            record = self._judge(engine, key, seconds)
+            self.store.keep(key, folder, state=State.ADMITTED, parity=record.as_json(), seconds=seconds)
+        return engine, record
+
+    def _judge(self, engine: Engine, key: Key, seconds: float) -> ParityRecord:
+        """The record of an admitted engine; one that is not is remembered with its tensors."""
+        examples = self._examples()
+        try:
+            record, tensors = compare(engine, self.subject.graph, examples)
+        except _PASSING as error:
+            raise NotAdmitted(_text(error)) from error
+        except Exception as error:  # a backend's code: whatever it raises is that backend's failure
+            self.store.reject(key, _text(error), seconds=seconds)
+            raise NotAdmitted(_text(error)) from error
+        if not record.admitted:
+            self.store.reject(key, record.why_not, parity=record.as_json(), tensors=tensors, seconds=seconds)
+            raise NotAdmitted(record.why_not)
+        return record
+
+    def _examples(self) -> Any:
+        """The examples, the first of them made now: what goes wrong there is no fault of the engine."""
+        import itertools
+
+        examples = self.origin.examples()
+        try:
+            first = next(examples)
+        except EngineError as error:
+            raise NotAdmitted(error.message, error.remedy) from error
+        return itertools.chain([first], examples)
+
+    def _from_network(self, candidate: Candidate) -> tuple[Engine, ParityRecord]:
+        backend, target = candidate.backend, candidate.target
+        self.subject.tell(candidate.tried("").label)
+        try:
+            network = self.subject.network()
+            engine = backend.load_network(self.subject.graph, network, target, threads=self.threads)
+        except (EngineError, MissingDependency) as error:
+            raise NotAdmitted(error.message, error.remedy) from error
+        if backend.is_reference(target):
+            return engine, ParityRecord(precision=target.precision, is_reference=True)
+        examples = self._examples()
+        try:
+            record, _ = compare(engine, self.subject.graph, examples)
+        except EngineError as error:
+            raise NotAdmitted(error.message, error.remedy) from error
+        if not record.admitted:
+            raise NotAdmitted(record.why_not)
+        return engine, record
+
+
+def _record(parity: Mapping[str, Any] | None) -> ParityRecord | None:
+    """The record of an entry; ``None`` where there is none, or one that this version cannot read."""
+    if parity is None:
+        return None
+    try:
+        return ParityRecord.from_json(parity)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, OmlabError):
+        return error.message
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -1,0 +1,81 @@
+"""Resampling and normalisation of deepbet, in NumPy and equal to its torch calls.
+
+Nearest-exact resampling only repeats or drops voxels. So intensities are clipped and normalised on the small side of an
+upsampling, with statistics weighted by how often each voxel is repeated, and masks are thresholded before they are
+brought to another size: the same values for a fraction of the memory traffic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Mean and standard deviation that the networks were trained for.
+MEAN, STD = 0.449, 0.226
+Indices = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
+
+
+def nearest_exact(size: int, target: int) -> NDArray[np.intp]:
+    """Source index of each of ``target`` samples along an axis of ``size``: floor((t + 1/2) size / target), in float32
+    like torch's ``nearest-exact``."""
+    scale = np.float32(size) / np.float32(target)
+    found = np.floor((np.arange(target, dtype=np.float32) + np.float32(0.5)) * scale).astype(np.intp)
+    return np.minimum(found, size - 1)
+
+
+def indices(shape: tuple[int, ...], target: tuple[int, ...]) -> Indices:
+    """Per axis, for resampling ``shape`` to ``target``."""
+    i, j, k = (nearest_exact(s, t) for s, t in zip(shape, target, strict=True))
+    return i, j, k
+
+
+def gather(array: NDArray[Any], at: Indices) -> NDArray[Any]:
+    """``array[i][:, j][:, :, k]`` as one C-ordered array. The axis that is contiguous in memory goes first, while the
+    array is small; the others are copies of whole rows."""
+    i, j, k = at
+    if array.flags.c_contiguous:
+        return array.take(k, axis=2).take(j, axis=1).take(i, axis=0)
+    return np.ascontiguousarray(array[i][:, j][:, :, k])
+
+
+def quantile(values: NDArray[np.float32], q: float) -> np.float32:
+    """Quantile with linear interpolation. The rank is a float32 as in torch.quantile: past two million values its
+    fraction is coarse, and a finer one would give another number."""
+    flat = values.ravel()
+    rank = np.float32(q) * np.float32(flat.size - 1)
+    below = int(np.floor(rank))
+    above = min(below + 1, flat.size - 1)
+    part = np.partition(flat, (below, above))
+    weight = np.float32(rank - np.float32(below))
+    low, high = part[below], part[above]
+    if weight < 0.5:
+        return np.float32(low + weight * (high - low))
+    return np.float32(high - (high - low) * (np.float32(1) - weight))
+
+
+def normalised(values: NDArray[Any], low: np.float32, high: np.float32, at: Indices) -> NDArray[np.float32]:
+    """Clip ``values`` to low..high, scale to 0..1, and to :data:`MEAN` and :data:`STD` as they will be after
+    :func:`gather` with ``at``; then gather. Returns float32 of the gathered shape."""
+    scaled = values.astype(np.float32)
+    scaled -= low
+    scaled /= high - low
+    np.clip(scaled, 0, 1, out=scaled)
+    repeats = [np.bincount(index, minlength=n).astype(np.float64) for index, n in zip(at, values.shape, strict=True)]
+    count = float(np.prod([len(index) for index in at], dtype=np.float64))
+    mean = _weighted_sum(scaled, repeats) / count
+    scaled -= np.float32(mean)
+    # Unbiased, as torch's std; the mean that float32 could not hold is taken out once more.
+    rest = _weighted_sum(scaled, repeats) / count
+    variance = (_weighted_sum(np.square(scaled), repeats) - count * rest**2) / (count - 1)
+    scaled *= np.float32(STD / np.sqrt(variance)) if variance > 0 else np.float32(0)
+    scaled += np.float32(MEAN)
+    return gather(scaled, at)
+
+
+def _weighted_sum(values: NDArray[np.float32], weights: list[NDArray[np.float64]]) -> float:
+    """Sum of values times the weights of their three indices, in float64 from the first reduction on."""
+    i, j, k = weights
+    rows = np.einsum("ijk,k->ij", values, k, dtype=np.float64)
+    return float(i @ rows @ j)
