@@ -10,10 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support import MODEL_TABLE
-
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared"
+from support import MODEL_TABLE, SHARED
 
 
 @pytest.fixture(autouse=True)

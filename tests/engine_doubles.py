@@ -143,9 +143,16 @@ class Exporter:
             axis: torch.export.Dim(size, min=1, max=8) for axis, size in enumerate(given.shape) if isinstance(size, str)
         }
         torch.onnx.export(
-            Scaled().eval(), (torch.zeros(given.concrete()),), str(path), dynamo=True, external_data=False, verbose=False,
-            input_names=[given.name], output_names=[graph.outputs[0].name], dynamic_shapes=[shapes] if shapes else None,
-        )  # fmt: skip
+            Scaled().eval(),
+            (torch.zeros(given.concrete()),),
+            str(path),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=[given.name],
+            output_names=[graph.outputs[0].name],
+            dynamic_shapes=[shapes] if shapes else None,
+        )
 
 
 def ask(model: Model, root: Path, exporter: Any = None, names: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:

@@ -1,5 +1,10 @@
 """What tests across packages share besides fixtures."""
 
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
 MODEL_TABLE = """
 [[model]]
 name = "{name}"

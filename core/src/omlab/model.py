@@ -93,6 +93,13 @@ class Model:
         """
         raise TypeError(f"{type(self).__name__} must define network()")
 
+    def untrained(self, graph: Graph, variant: Variant) -> torch.nn.Module:
+        """Like :meth:`network`, as constructed and without any file: what checks run where weights are not at hand.
+
+        Optional; the default says that the model cannot do it.
+        """
+        raise TypeError(f"{type(self).__name__} does not define untrained()")
+
     def examples(self, graph: Graph, variant: Variant) -> Iterator[dict[str, np.ndarray]]:
         """Inputs on which engines are compared with the reference, and timed.
 

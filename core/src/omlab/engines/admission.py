@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from omlab.errors import EngineError, MissingDependency, OmlabError
 
 #: Nothing that the key of an artefact holds is to blame, so the next run may do better.
 _PASSING = (MemoryError, OSError, MissingDependency)
+_NO_MEMORY = re.compile(r"bad_alloc|out of memory|alloc\w* (memory|fail)|fail\w* to alloc", re.IGNORECASE)
 
 
 class NotAdmitted(Exception):
@@ -119,12 +121,13 @@ class Admission:
         onnx = self.onnx() if backend.needs_onnx(entry.folder) else entry.folder / "absent.onnx"
         try:
             engine = backend.load(graph, onnx, entry.folder, candidate.target, threads=self.threads)
-        except MissingDependency as error:
-            raise NotAdmitted(error.message, error.remedy) from error
-        except EngineError:
+        except Exception as error:  # a backend's code: whatever it raises is that backend's failure
+            if candidate.target.device != "cpu" or _passes(error):
+                # A GPU that is busy or full says nothing against the artefact.
+                raise NotAdmitted(_text(error), getattr(error, "remedy", None)) from error
             return None
         if record is None:
-            record = self._judge(engine, entry.key, entry.seconds)
+            record = self._judge(engine, candidate, entry.key, entry.seconds)
             self.store.judged(entry, record.as_json())
         return engine, record
 
@@ -136,31 +139,42 @@ class Admission:
         with self.store.making(key) as folder:
             try:
                 backend.build(graph, onnx, folder, candidate.target)
-                engine = backend.load(graph, onnx, folder, candidate.target, threads=self.threads)
-            except _PASSING as error:
-                raise NotAdmitted(_text(error), getattr(error, "remedy", None)) from error
             except Exception as error:  # a backend's code: whatever it raises is that backend's failure
-                self.store.reject(key, _text(error), seconds=time.perf_counter() - start)
-                raise NotAdmitted(_text(error)) from error
+                raise self._failed(key, error, time.perf_counter() - start) from error
             seconds = time.perf_counter() - start
-            record = self._judge(engine, key, seconds)
+            if candidate.target.device != "cpu" and not backend.needs_onnx(folder):
+                # Kept before it is loaded: a GPU that is busy or full must not cost another build.
+                entry = self.store.keep(key, folder, state=State.UNPROVEN, seconds=seconds)
+                admitted = self._from_store(candidate, entry)
+                if admitted is None:
+                    raise NotAdmitted("what it built cannot be loaded")
+                return admitted
+            try:
+                engine = backend.load(graph, onnx, folder, candidate.target, threads=self.threads)
+            except Exception as error:  # a backend's code: whatever it raises is that backend's failure
+                lasting = candidate.target.device == "cpu"
+                raise self._failed(key, error, time.perf_counter() - start, lasting=lasting) from error
+            record = self._judge(engine, candidate, key, seconds)
             self.store.keep(key, folder, state=State.ADMITTED, parity=record.as_json(), seconds=seconds)
         return engine, record
 
-    def _judge(self, engine: Engine, key: Key, seconds: float) -> ParityRecord:
+    def _judge(self, engine: Engine, candidate: Candidate, key: Key, seconds: float) -> ParityRecord:
         """The record of an admitted engine; one that is not is remembered with its tensors."""
         examples = self._examples()
         try:
             record, tensors = compare(engine, self.subject.graph, examples)
-        except _PASSING as error:
-            raise NotAdmitted(_text(error)) from error
         except Exception as error:  # a backend's code: whatever it raises is that backend's failure
-            self.store.reject(key, _text(error), seconds=seconds)
-            raise NotAdmitted(_text(error)) from error
+            raise self._failed(key, error, seconds, lasting=candidate.target.device == "cpu") from error
         if not record.admitted:
             self.store.reject(key, record.why_not, parity=record.as_json(), tensors=tensors, seconds=seconds)
             raise NotAdmitted(record.why_not)
         return record
+
+    def _failed(self, key: Key, error: Exception, seconds: float, *, lasting: bool = True) -> NotAdmitted:
+        """What to raise for a failure of a backend; remembered where the same would happen again."""
+        if lasting and not _passes(error):
+            self.store.reject(key, _text(error), seconds=seconds)
+        return NotAdmitted(_text(error), getattr(error, "remedy", None))
 
     def _examples(self) -> Any:
         """The examples, the first of them made now: what goes wrong there is no fault of the engine."""
@@ -201,6 +215,11 @@ def _record(parity: Mapping[str, Any] | None) -> ParityRecord | None:
         return ParityRecord.from_json(parity)
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _passes(error: BaseException) -> bool:
+    """May the next run do better with the same artefact?"""
+    return isinstance(error, _PASSING) or bool(_NO_MEMORY.search(str(error)))
 
 
 def _text(error: BaseException) -> str:

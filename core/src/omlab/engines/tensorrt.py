@@ -110,7 +110,7 @@ class TensorRt(Backend):
         if sm not in RTX_CAPABILITIES:
             raise EngineError(f"tensorrt_rtx cannot build for '{sm}'", remedy=f"It can: {', '.join(RTX_CAPABILITIES)}")
         config.num_compute_capabilities = 1
-        if not config.set_compute_capability(library.ComputeCapability[sm.replace("sm_", "SM")], 0):
+        if not config.set_compute_capability(getattr(library.ComputeCapability, sm.replace("sm_", "SM")), 0):
             raise EngineError(f"tensorrt_rtx refused to build for '{sm}'")
 
     def load(self, graph: Graph, onnx: Path, folder: Path, target: Target, *, threads: int | None = None) -> Plan:

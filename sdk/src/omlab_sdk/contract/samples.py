@@ -1,0 +1,91 @@
+"""Cases that no patient is in: a head of ellipsoids, a round photograph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from omlab.cases import Image, Volume
+from omlab.cases.types import Case
+from omlab.geometry import Geometry
+from omlab.vocabulary import InputKind
+
+
+def sample(kind: InputKind) -> Case | None:
+    """A synthetic case of this kind, deterministic; ``None`` where there is none yet."""
+    return {InputKind.VOLUME: volume, InputKind.IMAGE: image}[kind]() if kind in SAMPLES else None
+
+
+SAMPLES = (InputKind.VOLUME, InputKind.IMAGE)
+
+
+def volume() -> Volume:
+    """A head-like volume, 72 x 80 x 60 voxels of 2.4 x 2.2 x 3 mm, axes turned to LPI and tilted a little."""
+    shape = (72, 80, 60)
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij")
+
+    def within(a: float, b: float, c: float) -> np.ndarray:
+        return (x / a) ** 2 + (y / b) ** 2 + (z / c) ** 2 < 1
+
+    head = np.zeros(shape, np.float32)
+    head[within(0.84, 0.92, 0.90)] = 700
+    head[within(0.79, 0.87, 0.85)] = 80
+    head[within(0.74, 0.82, 0.80)] = 250
+    head[within(0.71, 0.79, 0.77)] = 560
+    head[within(0.55, 0.62, 0.60)] = 820
+    head += 10 * np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    angle = 0.1
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-2.4, -2.2, 3.0])
+    affine[:3, 3] = [80, 90, -85]
+    return Volume(name="sample", voxels=np.clip(head, 0, None).astype(np.int16), geometry=Geometry(shape, affine))
+
+
+def image() -> Image:
+    """An RGB photograph-like image of 300 x 260 pixels: a disc with vessels on black."""
+    rows, columns = np.mgrid[-1:1:300j, -1:1:260j]
+    disc = rows**2 + columns**2 < 0.8
+    vessels = 0.5 + 0.5 * np.sin(9 * rows + 3 * np.sin(7 * columns))
+    pixels = np.stack([180 * disc, 90 * disc * vessels, 40 * disc * (1 - vessels)], axis=2)
+    return Image(name="sample", pixels=pixels.astype(np.uint8))
+
+
+def write_sample(kind: InputKind, folder: Path) -> Path:
+    """The sample as a file that a user could have: NIfTI for a volume, PNG for an image."""
+    case = sample(kind)
+    if isinstance(case, Volume):
+        path = folder / "sample.nii.gz"
+        _write_nifti(case, path)
+        return path
+    if isinstance(case, Image):
+        from PIL import Image as Picture
+
+        path = folder / "sample.png"
+        Picture.fromarray(case.pixels).save(path)
+        return path
+    raise ValueError(f"there is no sample of kind {kind}")
+
+
+def _write_nifti(case: Volume, path: Path) -> None:
+    """A minimal single-file NIfTI-1 written from its definition, so that reading is checked against something else
+    than our own writer."""
+    import gzip
+    import struct
+
+    header = bytearray(352)
+    struct.pack_into("<i", header, 0, 348)
+    struct.pack_into("<8h", header, 40, 3, *case.voxels.shape, 1, 1, 1, 1)
+    struct.pack_into("<hh", header, 70, 4, 16)  # int16
+    struct.pack_into("<8f", header, 76, 1.0, *case.geometry.spacing_mm, 0, 0, 0, 0)
+    struct.pack_into("<f", header, 108, 352.0)
+    struct.pack_into("<ff", header, 112, 1.0, 0.0)
+    struct.pack_into("<B", header, 123, 2)  # millimetres
+    struct.pack_into("<hh", header, 252, 0, 1)
+    for row in range(3):
+        struct.pack_into("<4f", header, 280 + 16 * row, *case.geometry.affine[row])
+    header[344:348] = b"n+1\0"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(bytes(header))
+        file.write(case.voxels.astype("<i2").tobytes(order="F"))
