@@ -202,6 +202,16 @@ def test_nothing_here_and_nothing_to_make_it_with(tmp_path):
     assert caught.value.remedy == "Install it once with: pip install 'omlab-segmenter[convert]'"
 
 
+def test_a_network_that_gives_another_shape_than_declared(tmp_path):
+    model = Segmenter()
+    (graph,) = model.graphs(None)
+    wrong = attrs.evolve(graph, outputs=(attrs.evolve(graph.outputs[0], shape=(1, 2, 12, 10, 8)),))
+    with pytest.raises(
+        EngineError, match="gives output 'scores' as float32 1x3x12x10x8, float32 1x2x12x10x8 is declared"
+    ):
+        provide(**ask(model, tmp_path, Exporter(), graph=wrong, engine="onnxruntime"))
+
+
 def test_an_exporter_that_fails_leaves_torch(tmp_path):
     class Broken(Exporter):
         def export(self, network, graph, path):
@@ -379,7 +389,8 @@ def test_tune_measures_remembers_and_is_obeyed(tmp_path):
     assert [row.milliseconds for row in measured] == sorted(row.milliseconds for row in measured)
     assert [row.chosen for row in rows] == [True] + [False] * (len(rows) - 1)
     assert all(len(row.cells()) == 5 and all(row.cells()) for row in rows)
-    assert all(row.reason for row in rows if row.milliseconds is None)
+    assert all(row.reason and not row.admitted for row in rows if row.milliseconds is None)
+    assert all(row.admitted for row in measured)
     chosen = rows[0]
     info = provide(**ask(model, tmp_path, Exporter())).engine.info
     assert (info.backend, info.precision) == (chosen.backend, chosen.precision)
@@ -474,7 +485,6 @@ class TestWithGpu:
     def test_tensorrt_comes_first_and_a_missing_cuda_build_is_named(self):
         pytest.importorskip("tensorrt_rtx")
         from engine_doubles import backends
-
         from omlab.engines.choice import Wish, candidates
 
         found, tried = candidates(backends(), Segmenter().graphs(None)[0], Wish())

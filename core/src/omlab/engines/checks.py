@@ -49,6 +49,21 @@ def check_inputs(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, np
     return checked
 
 
+def check_outputs(graph: Graph, outputs: Mapping[str, np.ndarray]) -> None:
+    """Raise :class:`EngineError` unless a network's outputs have the dtypes and fixed sizes that the graph declares."""
+    for spec in graph.outputs:
+        array = outputs[spec.name]
+        fits = array.ndim == len(spec.shape) and all(
+            isinstance(wanted, str) or wanted == size for wanted, size in zip(spec.shape, array.shape, strict=True)
+        )
+        if not fits or array.dtype != np.dtype(spec.dtype):
+            declared = "x".join(str(size) for size in spec.shape)
+            raise EngineError(
+                f"the network of graph '{graph.name}' gives output '{spec.name}' as {array.dtype} {_shape(array)}, "
+                f"{spec.dtype} {declared} is declared"
+            )
+
+
 def check_names(graph: Graph, inputs: list[str], outputs: list[str], what: str) -> None:
     """Raise :class:`EngineError` unless an engine has the names that the graph declares."""
     for kind, found, wanted in (

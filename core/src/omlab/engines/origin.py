@@ -18,6 +18,7 @@ import numpy as np
 
 from omlab.cards import Variant
 from omlab.engines.base import EngineInfo
+from omlab.engines.checks import check_outputs
 from omlab.engines.parity import Example
 from omlab.engines.store import Key, State, Store
 from omlab.errors import EngineError, MissingDependency, OmlabError
@@ -198,8 +199,10 @@ class Origin:
                 arrays: dict[str, Any] = {}
                 count = 0
                 for inputs in subject.model.examples(subject.graph, subject.variant):
+                    outputs = engine(inputs)
+                    check_outputs(subject.graph, outputs)
                     arrays |= {f"{count}/in/{name}": array for name, array in inputs.items()}
-                    arrays |= {f"{count}/out/{name}": array for name, array in engine(inputs).items()}
+                    arrays |= {f"{count}/out/{name}": array for name, array in outputs.items()}
                     count += 1
                 if not count:
                     raise EngineError(f"model '{subject.model.card.name}' gives no example for '{subject.graph.name}'")

@@ -52,6 +52,11 @@ class TuneRow:
     reason: str = ""
     chosen: bool = False
 
+    @property
+    def admitted(self) -> bool:
+        """Does it agree with the reference?"""
+        return self.parity is not None and self.parity.admitted
+
     def cells(self) -> list[str]:
         """Engine, precision, device, median, agreement: a row of a table for people."""
         median = "-" if self.milliseconds is None else f"{self.milliseconds:.1f} ms{' *' if self.chosen else ''}"

@@ -1,0 +1,87 @@
+"""What a file is, told from its first bytes."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from enum import Enum
+from pathlib import Path
+
+from omlab.errors import InputError
+
+
+class Family(Enum):
+    """Which reader a file needs."""
+
+    NIFTI = "nifti"
+    PICTURE = "picture"
+    DICOM = "dicom"
+
+
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")
+_OTHERS = {
+    b"PK\x03\x04": "a ZIP archive", b"%PDF": "a PDF", b"NRRD": "an NRRD file", b"\x89HDF": "an HDF5 file",
+    b"ObjectType": "a MetaImage file", b"MINC": "a MINC file", b"\x1aE\xdf\xa3": "a Matroska video",
+    b"RIFF": "a RIFF file",
+}  # fmt: skip
+
+
+def family_of(path: Path) -> Family:
+    """Raises :class:`omlab.errors.InputError` for what is missing, empty, unreadable or nothing that omlab reads."""
+    if path.is_dir():
+        return Family.DICOM
+    try:
+        with open(path, "rb") as file:
+            start = file.read(1024)
+    except FileNotFoundError:
+        raise InputError(f"{path}: does not exist") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if not start:
+        raise InputError(f"{path}: is empty, expected a scan or a picture")
+    if start[:2] == b"\x1f\x8b":
+        inner = _inflated(path, start)
+        if _nifti(inner):
+            return Family.NIFTI
+        raise InputError(f"{path}: is gzip-compressed, but what is inside is no NIfTI file")
+    if _nifti(start):
+        return Family.NIFTI
+    if start[128:132] == b"DICM" or _bare_dicom(start):
+        return Family.DICOM
+    if start.startswith(_PICTURES):
+        return Family.PICTURE
+    what = next((name for magic, name in _OTHERS.items() if start.startswith(magic)), "of no format that omlab knows")
+    raise InputError(f"{path}: is {what}, expected NIfTI, DICOM, PNG, JPEG or TIFF")
+
+
+def _inflated(path: Path, start: bytes) -> bytes:
+    """The first decompressed bytes."""
+    try:
+        inner = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(start, 1024)
+        if len(inner) >= 348:
+            return inner
+        with gzip.open(path) as file:
+            return file.read(1024)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: is damaged or cut short: {error}", remedy="Fetch or export it again") from None
+
+
+def _nifti(start: bytes) -> bool:
+    if len(start) < 348:
+        return False
+    for order in "<>":
+        size = struct.unpack(order + "i", start[:4])[0]
+        if size == 348 and start[344:348] in (b"n+1\0", b"ni1\0"):
+            return True
+        if size == 540 and start[4:8] in (b"n+2\0", b"ni2\0"):
+            return True
+    return False
+
+
+def _bare_dicom(start: bytes) -> bool:
+    """A data set without preamble: it begins with a tag of group 2 or 8 and a plausible value representation."""
+    if len(start) < 16:
+        return False
+    group, element = struct.unpack("<HH", start[:4])
+    return group in (2, 8) and element <= 0x20 and start[4:6] in (b"UL", b"UI", b"OB", b"CS", b"SH", b"DA")

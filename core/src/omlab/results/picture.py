@@ -1,0 +1,270 @@
+"""The picture of a result: what one looks at first.
+
+Volumes are shown in three planes through the centre of what was found, in the radiological convention (the patient's
+right is on the left), with true proportions, contours, a scale bar and a legend. Drawn with Pillow alone: a plotting
+library would take longer to import than this takes to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFilter, ImageFont
+
+from omlab.cases.types import Case, Image, Volume
+from omlab.errors import OutputError
+from omlab.files import whole
+from omlab.geometry import Turn
+from omlab.results.types import Classification, Label, Result, Segmentation
+
+BACKGROUND, PANEL, TEXT, FAINT = (17, 19, 24), (0, 0, 0), (236, 238, 242), (140, 147, 160)
+MARGIN, GAP, SIDE = 28, 14, 470
+#: Opacity of the tint inside of a contour.
+TINT = 0.26
+#: Hounsfield window of soft tissue.
+CT_WINDOW = (-160.0, 240.0)
+
+
+@attrs.frozen
+class Plane:
+    """A way of cutting a volume in RAS+ order: which axes are shown, and the letters at the edges."""
+
+    name: str
+    axis: int
+    letters: tuple[str, str, str, str]  # left, right, top, bottom
+
+
+PLANES = (
+    Plane("axial", 2, ("R", "L", "A", "P")),
+    Plane("coronal", 1, ("R", "L", "S", "I")),
+    Plane("sagittal", 0, ("A", "P", "S", "I")),
+)
+
+
+def draw(result: Result, case: Case, path: Path, *, title: str = "") -> Path | None:
+    """Draw ``result`` over ``case`` into the PNG ``path``; ``None`` where there is nothing to see (an embedding).
+
+    Raises
+    ------
+    omlab.errors.OutputError
+        The file cannot be written.
+    """
+    if isinstance(result, Segmentation) and isinstance(case, Volume):
+        picture = _volume(result, case, title)
+    elif isinstance(result, Segmentation) and isinstance(case, Image):
+        picture = _image(result, case, title)
+    elif isinstance(result, Classification) and isinstance(case, Image):
+        picture = _classes(result, case, title)
+    else:
+        return None
+    try:
+        with whole(path) as temporary:
+            picture.save(temporary, format="PNG", compress_level=3)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from None
+    return path
+
+
+@cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size=size)
+
+
+def _volume(result: Segmentation, case: Volume, title: str) -> Pillow.Image:
+    turn = Turn.to(case.geometry, "RAS")
+    voxels, labels = turn.apply(case.voxels), turn.apply(result.labels)
+    spacing = turn.target.spacing_mm
+    low, high = _window(case)
+    centre = _centre(labels)
+    extent = [n * s for n, s in zip(voxels.shape, spacing, strict=True)]
+    scale = SIDE / max(extent)
+    panels = []
+    for plane in PLANES:
+        grey, found = (_cut(array, plane.axis, centre[plane.axis]) for array in (voxels, labels))
+        across = [a for a in range(3) if a != plane.axis]
+        size = (max(1, round(extent[across[0]] * scale)), max(1, round(extent[across[1]] * scale)))
+        panel = _overlay(_grey(grey, low, high), found, result.structures, size)
+        _letters(panel, plane.letters)
+        panels.append((plane, panel))
+    width = sum(panel.width for _, panel in panels) + GAP * (len(panels) - 1) + 2 * MARGIN
+    height = max(panel.height for _, panel in panels)
+    legend = _legend(result, width - 2 * MARGIN)
+    top = 78
+    sheet = Pillow.new("RGB", (width, top + height + 44 + legend.height + MARGIN), BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+    _title(pen, title, case.name)
+    left = MARGIN
+    for plane, panel in panels:
+        sheet.paste(panel, (left, top + (height - panel.height) // 2))
+        place = turn.target.to_world(np.array(centre, dtype=float))
+        letter = "xyz"[plane.axis]
+        pen.text(
+            (left, top + height + 10),
+            f"{plane.name}, {letter} = {round(float(place[plane.axis]))} mm",
+            fill=FAINT,
+            font=_font(15),
+        )
+        left += panel.width + GAP
+    _scale_bar(pen, (width - MARGIN, top + height + 14), scale)
+    sheet.paste(legend, (MARGIN, top + height + 44))
+    return sheet
+
+
+def _image(result: Segmentation, case: Image, title: str) -> Pillow.Image:
+    rgb = case.rgb8()
+    rows, columns = rgb.shape[:2]
+    factor = min(900 / max(rows, columns), 6.0)
+    size = (max(1, round(columns * factor)), max(1, round(rows * factor)))
+    panel = _overlay(Pillow.fromarray(rgb), result.labels, result.structures, size)
+    width = max(panel.width, 420) + 2 * MARGIN
+    legend = _legend(result, width - 2 * MARGIN)
+    sheet = Pillow.new("RGB", (width, 78 + panel.height + 16 + legend.height + MARGIN), BACKGROUND)
+    _title(ImageDraw.Draw(sheet), title, case.name)
+    sheet.paste(panel, (MARGIN, 78))
+    sheet.paste(legend, (MARGIN, 78 + panel.height + 16))
+    return sheet
+
+
+def _classes(result: Classification, case: Image, title: str) -> Pillow.Image:
+    picture = Pillow.fromarray(case.rgb8())
+    factor = SIDE / max(picture.size)
+    picture = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))))
+    order = np.argsort(-result.probabilities)[:10]
+    width = MARGIN + picture.width + 34 + 420 + MARGIN
+    sheet = Pillow.new("RGB", (width, 78 + max(picture.height, 34 * len(order)) + MARGIN), BACKGROUND)
+    pen = ImageDraw.Draw(sheet)
+    _title(pen, title, case.name)
+    sheet.paste(picture, (MARGIN, 78))
+    left = MARGIN + picture.width + 34
+    for row, index in enumerate(order.tolist()):
+        share, top = float(result.probabilities[index]), 78 + 40 * row
+        pen.text((left, top), result.classes[index], fill=TEXT, font=_font(16))
+        pen.text((left + 420, top), f"{share:.1%}", fill=TEXT, font=_font(16), anchor="ra")
+        pen.rounded_rectangle((left, top + 23, left + 420, top + 29), 3, fill=(44, 48, 58))
+        if share > 0.003:
+            bar = (86, 180, 233) if row == 0 else (110, 120, 140)
+            pen.rounded_rectangle((left, top + 23, left + max(6, 420 * share), top + 29), 3, fill=bar)
+    return sheet
+
+
+def _window(case: Volume) -> tuple[float, float]:
+    """Darkest and brightest value shown: the soft-tissue window for CT, robust percentiles of the content else."""
+    sample = case.voxels[tuple(slice(None, None, max(1, n // 64)) for n in case.voxels.shape)]
+    if case.modality == "CT" or (not case.modality and sample.min(initial=0) < -500):
+        return CT_WINDOW
+    values = sample[np.isfinite(sample)] if sample.dtype.kind == "f" else sample.ravel()
+    content = values[values > values.min(initial=0)] if values.size else values
+    if not content.size:
+        return 0.0, 1.0
+    low, high = np.percentile(content, [1.0, 99.7])
+    return float(min(low, values.min())), float(high if high > low else low + 1)
+
+
+def _centre(labels: NDArray[Any]) -> tuple[int, int, int]:
+    """Voxel in the middle of what was found; the middle of the volume if nothing was."""
+    found = labels > 0
+    centre = []
+    for axis in range(3):
+        counts = found.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.int64)
+        total = counts.sum()
+        place = (counts @ np.arange(len(counts))) / total if total else (len(counts) - 1) / 2
+        centre.append(round(float(place)))
+    return centre[0], centre[1], centre[2]
+
+
+def _cut(array: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
+    """[row, column] of a plane of an RAS+ volume as it is shown: right, anterior and superior first."""
+    plane = array.take(index, axis=axis)
+    return plane[::-1, ::-1].T
+
+
+def _grey(values: NDArray[Any], low: float, high: float) -> Pillow.Image:
+    scaled = (np.nan_to_num(values.astype(np.float32)) - low) * (255.0 / (high - low))
+    return Pillow.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _overlay(
+    picture: Pillow.Image, labels: NDArray[Any], structures: Sequence[Label], size: tuple[int, int]
+) -> Pillow.Image:
+    """``picture`` at ``size`` with the labels tinted and outlined. Outlines follow the labels smoothly."""
+    canvas = np.asarray(picture.resize(size, Pillow.Resampling.BICUBIC)).astype(np.float32)
+    present = set(np.unique(labels).tolist())
+    edges: list[tuple[NDArray[np.bool_], Label]] = []
+    for label in structures:
+        if label.value not in present:
+            continue
+        shape = Pillow.fromarray(np.where(labels == label.value, 255, 0).astype(np.uint8))
+        mask = shape.resize(size, Pillow.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(1.2))
+        inside = np.asarray(mask) > 127
+        canvas[inside] += TINT * (np.array(label.colour, np.float32) - canvas[inside])
+        hard = Pillow.fromarray(np.where(inside, 255, 0).astype(np.uint8))
+        inner = np.asarray(hard.filter(ImageFilter.MinFilter(5))) > 127
+        edges.append((inside & ~inner, label))
+    for edge, label in edges:
+        soft = Pillow.fromarray(np.where(edge, 255, 0).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.6))
+        weight = np.asarray(soft).astype(np.float32)[:, :, None] / 255.0
+        canvas += weight * (np.array(label.colour, np.float32) - canvas)
+    return Pillow.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
+
+
+def _letters(panel: Pillow.Image, letters: tuple[str, str, str, str]) -> None:
+    pen = ImageDraw.Draw(panel)
+    width, height = panel.size
+    places = (
+        ((9, height / 2), "lm"),
+        ((width - 9, height / 2), "rm"),
+        ((width / 2, 6), "mt"),
+        ((width / 2, height - 6), "mb"),
+    )
+    for letter, (place, anchor) in zip(letters, places, strict=True):
+        pen.text(place, letter, fill=TEXT, font=_font(17), anchor=anchor, stroke_width=2, stroke_fill=PANEL)
+
+
+def _title(pen: ImageDraw.ImageDraw, title: str, name: str) -> None:
+    pen.text((MARGIN, 18), title or "omlab", fill=TEXT, font=_font(24))
+    pen.text((MARGIN, 49), name if len(name) <= 90 else name[:87] + "...", fill=FAINT, font=_font(15))
+
+
+def _scale_bar(pen: ImageDraw.ImageDraw, right_end: tuple[int, int], scale: float) -> None:
+    """A bar of a round length, at most a third of a panel."""
+    length = next((mm for mm in (100, 50, 20, 10, 5, 2, 1) if mm * scale <= SIDE / 3), 1)
+    right, top = right_end
+    left = right - length * scale
+    pen.line((left, top + 5, right, top + 5), fill=TEXT, width=3)
+    for end in (left, right):
+        pen.line((end, top, end, top + 10), fill=TEXT, width=2)
+    pen.text((left - 8, top + 5), f"{length} mm", fill=TEXT, font=_font(15), anchor="rm")
+
+
+def _legend(result: Segmentation, width: int) -> Pillow.Image:
+    """Swatch, name and volume of the structures that were found, the largest first, in columns."""
+    counts = np.bincount(result.labels.ravel(order="K"), minlength=2)
+    millilitres = result.geometry.voxel_volume_mm3 / 1000.0 if result.geometry is not None else None
+    rows = []
+    for label in result.structures:
+        voxels = int(counts[label.value]) if label.value < len(counts) else 0
+        if voxels:
+            size = f"{voxels * millilitres:.1f} ml" if millilitres is not None else f"{voxels} px"
+            rows.append((voxels, label.colour, f"{label.name}   {size}"))
+    rows.sort(key=lambda row: -row[0])
+    if not rows:
+        rows = [(0, FAINT, "nothing found")]
+    shown = rows[:24]
+    if len(rows) > len(shown):
+        shown[-1] = (0, FAINT, f"and {len(rows) - len(shown) + 1} more, see result.json")
+    columns = max(1, width // 330)
+    lines = -(-len(shown) // columns)
+    legend = Pillow.new("RGB", (width, 28 * lines), BACKGROUND)
+    pen = ImageDraw.Draw(legend)
+    for number, (_, colour, text) in enumerate(shown):
+        left, top = (number // lines) * (width // columns), (number % lines) * 28
+        pen.rounded_rectangle((left, top + 4, left + 18, top + 20), 4, fill=tuple(colour))
+        pen.text((left + 28, top + 12), text, fill=TEXT, font=_font(16), anchor="lm")
+    return legend

@@ -1,0 +1,64 @@
+"""Read label maps back, from omlab or from elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from omlab.cases.sniff import Family, family_of
+from omlab.errors import InputError
+from omlab.results.colours import colour_of
+from omlab.results.types import Label, Segmentation
+
+
+def read_segmentation(path: str | Path) -> Segmentation:
+    """A label map from NIfTI, DICOM SEG or PNG. Labels that the file does not name are called ``label N``.
+
+    Raises
+    ------
+    omlab.errors.InputError
+        The file cannot be read or its values are no labels (negative, fractional).
+    """
+    path = Path(path)
+    family = family_of(path)
+    if family is Family.DICOM:
+        from omlab.results import dicom_seg
+
+        return dicom_seg.read_segmentation(path)
+    if family is Family.NIFTI:
+        from omlab.cases import nifti
+
+        volume = nifti.read(path)
+        labels = _labels(volume.voxels, path.name)
+        return Segmentation(labels=labels, structures=_unnamed(labels), geometry=volume.geometry)
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(path) as picture:
+            values = np.asarray(picture)  # a palette picture gives its indices
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path.name}: cannot be read: {error}") from None
+    if values.ndim != 2:
+        raise InputError(f"{path.name}: is a colour picture, expected one label a pixel")
+    labels = _labels(values, path.name)
+    return Segmentation(labels=labels, structures=_unnamed(labels))
+
+
+def _labels(values: np.ndarray, name: str) -> np.ndarray:
+    if values.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            rounded = np.rint(values)
+            whole = np.array_equal(rounded, values)
+        if not whole:
+            raise InputError(f"{name}: has values that are no whole numbers, expected labels")
+        values = rounded
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < 0 or high > 65535:
+        raise InputError(f"{name}: has values from {low:g} to {high:g}, expected labels from 0 to 65535")
+    return values.astype(np.uint8 if high < 256 else np.uint16)
+
+
+def _unnamed(labels: np.ndarray) -> tuple[Label, ...]:
+    present = np.flatnonzero(np.bincount(labels.ravel(order="K")))
+    return tuple(Label(value=int(v), name=f"label {int(v)}", colour=colour_of(int(v))) for v in present if v)

@@ -1,0 +1,59 @@
+"""A result in a few words, and as JSON-able facts for result.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from omlab.results.types import Classification, Embedding, Result, Scores, Segmentation
+
+
+def headline(result: Result) -> str:
+    """One short line for a terminal."""
+    if isinstance(result, Segmentation):
+        rows = [row for row in _structures(result) if row["voxels"]]
+        if not rows:
+            return "nothing found"
+        shown = [
+            f"{r['name']} {r['volume_ml']:.1f} ml" if "volume_ml" in r else f"{r['name']} {r['voxels']} px"
+            for r in rows
+        ]
+        return ", ".join(shown[:4]) + (f" and {len(shown) - 4} more" if len(shown) > 4 else "")
+    if isinstance(result, Classification):
+        return f"{result.best} {float(result.probabilities.max()):.1%}"
+    if isinstance(result, Embedding):
+        return f"embedding of {result.vector.shape[-1]} features"
+    if isinstance(result, Scores):
+        return f"{len(next(iter(result.columns.values()), ()))} rows"
+    return result.kind.value
+
+
+def summarise(result: Result) -> dict[str, Any]:
+    """Kind, measurements and what can be told without the arrays."""
+    facts: dict[str, Any] = {"kind": result.kind.value, "measurements": dict(result.measurements)}
+    if isinstance(result, Segmentation):
+        facts |= {"shape": list(result.labels.shape), "structures": _structures(result)}
+        if result.geometry is not None:
+            facts |= {"affine": result.geometry.affine.tolist(), "orientation": result.geometry.orientation}
+    elif isinstance(result, Classification):
+        pairs = zip(result.classes, result.probabilities.tolist(), strict=True)
+        facts |= {"best": result.best, "probabilities": dict(pairs)}
+    elif isinstance(result, Embedding):
+        facts["features"] = int(result.vector.shape[-1])
+    elif isinstance(result, Scores):
+        facts |= {"columns": list(result.columns), "rows": len(next(iter(result.columns.values()), ()))}
+    return facts
+
+
+def _structures(result: Segmentation) -> list[dict[str, Any]]:
+    counts = np.bincount(result.labels.ravel(order="K"), minlength=256)
+    volume = result.geometry.voxel_volume_mm3 / 1000.0 if result.geometry else None
+    rows: list[dict[str, Any]] = []
+    for label in result.structures:
+        voxels = int(counts[label.value]) if label.value < len(counts) else 0
+        row: dict[str, Any] = {"value": label.value, "name": label.name, "voxels": voxels}
+        if volume is not None:
+            row["volume_ml"] = voxels * volume
+        rows.append(row)
+    return rows

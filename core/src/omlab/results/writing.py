@@ -1,0 +1,104 @@
+"""Write a result in the format of its input, or in those that the user names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from omlab.cases.types import Case
+from omlab.errors import OutputError, UsageError
+from omlab.results.types import Classification, Embedding, Result, Scores, Segmentation
+
+FORMATS = ("nifti", "png", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz")
+
+
+def default_formats(result: Result, case: Case) -> tuple[str, ...]:
+    """The format of the input for label maps; the plainest one that holds everything for the rest."""
+    if isinstance(result, Segmentation):
+        if case.source.format == "dicom":
+            return ("dicom-seg",)
+        return ("nifti",) if result.geometry is not None else ("png",)
+    if isinstance(result, Embedding):
+        return ("npz",)
+    if isinstance(result, Classification | Scores):
+        return ("csv",)
+    return ("json",)
+
+
+def write(
+    result: Result,
+    case: Case,
+    folder: Path,
+    *,
+    formats: Sequence[str] | None = None,
+    model_name: str = "",
+    model_version: str = "",
+) -> dict[str, Path]:
+    """Write ``result`` into ``folder``, each file whole or not at all; returns format -> path.
+
+    Raises
+    ------
+    UsageError
+        A format that cannot hold this result.
+    OutputError
+        The folder is read-only, the disk is full.
+    """
+    written = {}
+    for name in formats or default_formats(result, case):
+        filename, writer = _writer(name, result, case, model_name, model_version)
+        path = folder / filename
+        try:
+            writer(path)
+        except OSError as error:
+            raise OutputError(
+                f"{path} cannot be written: {error.strerror or error}",
+                remedy="Free space, or name another folder with -o",
+            ) from None
+        written[name] = path
+    return written
+
+
+def _writer(
+    name: str, result: Result, case: Case, model_name: str, model_version: str
+) -> tuple[str, Callable[[Path], None]]:
+    stem = result.kind.value
+    if name in ("json", "csv", "npz"):
+        from omlab.results import tables
+
+        function = {"json": tables.write_json, "csv": tables.write_csv, "npz": tables.write_npz}[name]
+        return f"{stem}.{name}", lambda path: function(result, path)
+    if not isinstance(result, Segmentation):
+        raise UsageError(f"a {stem} cannot be written as {name}", remedy="Use --format json, csv or npz")
+    if name == "nifti":
+        if result.geometry is None:
+            raise UsageError(
+                "a 2D segmentation has no place in a volume and cannot be written as nifti", remedy="Use png"
+            )
+        from omlab.results import nifti
+
+        return f"{stem}.nii.gz", lambda path: nifti.write_segmentation(result, path)
+    if name == "png":
+        if result.labels.ndim != 2:
+            raise UsageError("a 3D segmentation cannot be written as png", remedy="Use nifti or dicom-seg")
+        from omlab.results import png
+
+        return f"{stem}.png", lambda path: png.write_segmentation(result, path)
+    if case.source.format != "dicom":
+        raise UsageError(
+            f"{name} refers to the DICOM series that was segmented, but {case.name} is {case.source.format}",
+            remedy="Use nifti, or give the DICOM series",
+        )
+    if name in ("dicom-seg", "dicom-seg-binary"):
+        from omlab.results import dicom_seg
+
+        binary = name == "dicom-seg-binary"
+        return f"{stem}.dcm", lambda path: dicom_seg.write_segmentation(
+            result, case, path, binary=binary, model_name=model_name, model_version=model_version
+        )
+    if name == "rtstruct":
+        from omlab.results import rtstruct
+
+        return "rtstruct.dcm", lambda path: rtstruct.write_segmentation(
+            result, case, path, model_name=model_name, model_version=model_version
+        )
+    raise UsageError(f"'{name}' is no format", remedy=f"The formats are: {', '.join(FORMATS)}")
