@@ -1,7 +1,7 @@
 """The two networks of deepbet: a LinkNet in 3D, one shape for the bounding box and for the mask.
 
 State-dict names are those of the published TorchScript archives (38 tensors). :class:`LinkNet3d` is the network as
-published; :class:`BrainProbability` is what is exported: the same function, arranged so that engines have
+published; :class:`MaskProbability` is what is exported: the same function, arranged so that engines have
 less to do.
 """
 
@@ -148,7 +148,7 @@ def pair_last(weight: Tensor) -> Tensor:
     return block.reshape(16, 2 * channels, 1, 1, 1)
 
 
-class BrainProbability(nn.Module):
+class MaskProbability(nn.Module):
     """[1, 1, i, j, k] intensities to [1, i/2, j/2, k/4, 16] probabilities of brain.
 
     The same function as ``LinkNet3d(x)[:, 1]``, cut into blocks of 2 x 2 x 4 voxels (:func:`blocks_to_volume` undoes

@@ -40,6 +40,25 @@ def gather(array: NDArray[Any], at: Indices) -> NDArray[Any]:
     return np.ascontiguousarray(array[i][:, j][:, :, k])
 
 
+def above(blocks: NDArray[np.float32], threshold: float, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Where a probability exceeds ``threshold``, resampled to ``shape``.
+
+    Parameters
+    ----------
+    blocks : [1, i/2, j/2, k/4, 16], blocks of 2 x 2 x 4 voxels in C order, as the networks give them.
+    """
+    brain = blocks[0] > np.float32(threshold)
+    i, j, k, _ = brain.shape
+    at_i, at_j, at_k = indices((2 * i, 2 * j, 4 * k), shape)
+    # The 16 bytes of a block are two of i, each two of j, each four of k: taken as ever smaller machine words, so that
+    # each axis is resampled without putting the blocks in order first.
+    words = brain.view(np.uint64)  # [i, j, k, 2]
+    words = words[at_i // 2, :, :, at_i % 2].view(np.uint32).reshape(-1, j, k, 2)
+    words = words.transpose(1, 0, 2, 3)[at_j // 2, :, :, at_j % 2]  # [target j, target i, k]
+    rows = words.view(np.bool_).reshape(len(at_j), len(at_i), 4 * k)
+    return rows.take(at_k, axis=2).transpose(1, 0, 2)
+
+
 def quantile(values: NDArray[np.float32], q: float) -> np.float32:
     """Quantile with linear interpolation. The rank is a float32 as in torch.quantile: past two million values its
     fraction is coarse, and a finer one would give another number."""
