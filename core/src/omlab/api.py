@@ -82,6 +82,8 @@ def load(
     """
     settings = settings or Settings.from_environment()
     registry = _registry(registry, settings)
+    if engine != "auto":
+        registry.card(Kind.ENGINE, engine)  # a misspelt engine is told now and not once a case
     choice = EngineChoice(engine, precision, device, threads)
     grant = grant or Grant(fetch=fetch, accept=tuple(accept))
     folder = model_directory(model)

@@ -164,7 +164,7 @@ def read(path: Path, *, frame: int | None = None) -> Volume:
         raise InputError(f"{name}: is damaged or cut short: {error}", remedy="Fetch or export it again") from None
     geometry = Geometry(voxels.shape, header.affine)
     details = {
-        "dimensions": list(header.shape), "spacing_mm": list(geometry.spacing_mm), "orientation": geometry.orientation,
+        "dimensions": list(header.shape), "spacing_mm": list(geometry.spacing_mm),
         "dtype": str(header.dtype), "sform_code": header.sform_code, "qform_code": header.qform_code,
     }  # fmt: skip
     if frame is not None:

@@ -36,7 +36,7 @@ class TerminalListener:
         words = _WORDS.get(event.stage, event.stage)
         if not self._live:
             # Without a terminal only what may take minutes is told, once.
-            line = f"{event.what}: {words}"
+            line = f"{event.what.partition(':')[0]}: {words}"
             if not self._quiet and event.stage in {"download", "export", "build", "train"} and line not in self._told:
                 self._told.add(line)
                 sys.stderr.write(line + "\n")
