@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -28,6 +29,10 @@ from omlab.vocabulary import (
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 E_ = TypeVar("E_", bound=StrEnum)
+
+
+#: Cards are compared by identity: generating comparisons for all of them would cost every start several milliseconds.
+_card = partial(attrs.frozen, eq=False)
 
 
 class CardError(ValueError):
@@ -148,7 +153,7 @@ def as_table(card: Any) -> dict[str, Any]:
     return {key: value for key, value in table.items() if value not in (None, "", [], {})}
 
 
-@attrs.frozen
+@_card()
 class Licence:
     """A licence by its SPDX id (``LicenseRef-...`` where SPDX has none)."""
 
@@ -161,7 +166,7 @@ class Licence:
     note: str = attrs.field(default="", validator=_text)
 
 
-@attrs.frozen
+@_card()
 class Citation:
     """The publication to cite."""
 
@@ -170,7 +175,7 @@ class Citation:
     url: str = attrs.field(default="", validator=_text)
 
 
-@attrs.frozen
+@_card()
 class Reported:
     """A result that the authors report; never one of ours."""
 
@@ -182,7 +187,7 @@ class Reported:
     high: float | None = None
 
 
-@attrs.frozen
+@_card()
 class Asset:
     """A file that omlab can obtain: weights of a model, a file of a dataset.
 
@@ -238,7 +243,7 @@ class Asset:
         return path.rstrip("/").rsplit("/", 1)[-1] or self.id
 
 
-@attrs.frozen
+@_card()
 class Option:
     """One option of a contribution; the command line and the typed API are made from it."""
 
@@ -254,7 +259,7 @@ class Option:
             raise CardError(f"type: '{self.type}' is none of str, int, float, bool, path")
 
 
-@attrs.frozen
+@_card()
 class LabelCard:
     """One structure of a segmentation or class of a classifier, as the card names it."""
 
@@ -265,7 +270,7 @@ class LabelCard:
     code: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
 
-@attrs.frozen
+@_card()
 class Variant:
     """One published set of weights of a model, or one size."""
 
@@ -278,7 +283,7 @@ class Variant:
     labels: tuple[LabelCard, ...] = attrs.field(default=(), converter=_many(LabelCard))
 
 
-@attrs.frozen(kw_only=True)
+@_card(kw_only=True)
 class Card:
     """What every contribution says of itself."""
 
@@ -292,7 +297,7 @@ class Card:
     version: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@_card(kw_only=True)
 class ModelCard(Card):
     """A model."""
 
@@ -331,7 +336,7 @@ class ModelCard(Card):
         raise UnknownName(f"model '{self.name}' has no variant '{name}'", remedy=f"It has: {names}")
 
 
-@attrs.frozen(kw_only=True)
+@_card(kw_only=True)
 class DatasetCard(Card):
     """A dataset."""
 
@@ -348,7 +353,7 @@ class DatasetCard(Card):
     upstream: str = ""
 
 
-@attrs.frozen(kw_only=True)
+@_card(kw_only=True)
 class AdapterCard(Card):
     """A way to adapt a model to a dataset."""
 
@@ -359,7 +364,7 @@ class AdapterCard(Card):
     citation: Citation | None = attrs.field(default=None, converter=_one(Citation))
 
 
-@attrs.frozen(kw_only=True)
+@_card(kw_only=True)
 class EvaluatorCard(Card):
     """A way to score predictions."""
 
@@ -369,7 +374,7 @@ class EvaluatorCard(Card):
     citation: Citation | None = attrs.field(default=None, converter=_one(Citation))
 
 
-@attrs.frozen(kw_only=True)
+@_card(kw_only=True)
 class EngineCard(Card):
     """A backend that runs graphs."""
 
@@ -380,12 +385,12 @@ class EngineCard(Card):
     install: str = attrs.field(validator=_filled)
 
 
-@attrs.frozen(kw_only=True)
+@_card(kw_only=True)
 class CommandCard(Card):
     """A command of the command line; its options live with its code."""
 
 
-@attrs.frozen(kw_only=True)
+@_card(kw_only=True)
 class ExporterCard(Card):
     """A way to turn a network into an ONNX file."""
 

@@ -66,15 +66,19 @@ class Geometry:
     def closest_axes(self) -> tuple[tuple[int, int], ...]:
         """For i, j, k: (patient axis 0..2 it is closest to, +1 or -1).
 
-        Every patient axis is taken once: the assignment maximises the sum of absolute direction cosines, so that
-        oblique volumes near 45 degrees are still turned by a permutation.
+        Every patient axis is taken once, the clearest first. Shear is taken out before (the rotation closest to the
+        affine, by its polar decomposition), which is what nibabel's ``io_orientation`` does: scans that are tilted by
+        more than 45 degrees are turned the same way here and there.
         """
-        from itertools import permutations
-
         columns = self.affine[:3, :3]
-        cosines = columns / np.linalg.norm(columns, axis=0)
-        best = max(permutations(range(3)), key=lambda p: sum(abs(cosines[p[a], a]) for a in range(3)))
-        return tuple((axis, 1 if cosines[axis, a] > 0 else -1) for a, axis in enumerate(best))
+        u, _, v = np.linalg.svd(columns / np.linalg.norm(columns, axis=0))
+        cosines = u @ v
+        found: dict[int, tuple[int, int]] = {}
+        for axis in np.argsort(-(cosines**2).max(axis=0)):
+            patient = int(np.argmax(np.abs(cosines[:, axis])))
+            found[int(axis)] = (patient, 1 if cosines[patient, axis] > 0 else -1)
+            cosines[patient] = 0
+        return found[0], found[1], found[2]
 
     def canonical(self) -> Turn:
         """The turn that brings the array closest to RAS+."""

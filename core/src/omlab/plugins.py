@@ -10,7 +10,6 @@ import difflib
 import importlib
 import json
 import sys
-import traceback
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,22 +20,11 @@ import attrs
 from omlab import manifest
 from omlab.cards import Card
 from omlab.errors import PluginError, UnknownName
+from omlab.installed import GROUP, Candidate, installed
 from omlab.vocabulary import Kind
 
 if TYPE_CHECKING:
     import pluggy
-
-GROUP = "omlab"
-
-
-@attrs.frozen
-class Candidate:
-    """An entry point as found, before its manifest is read."""
-
-    plugin: str
-    package: str
-    distribution: str
-    version: str
 
 
 @attrs.frozen
@@ -61,26 +49,6 @@ class Broken:
     reason: str
     remedy: str
     details: str = ""
-
-
-def installed() -> list[Candidate]:
-    """Entry points of the group, the owner of a name by convention first, then by distribution."""
-    from importlib_metadata import entry_points
-
-    found = [
-        Candidate(
-            plugin=entry.name,
-            package=entry.value.split(":")[0],
-            distribution=entry.dist.name if entry.dist else "",
-            version=entry.dist.version if entry.dist else "",
-        )
-        for entry in entry_points(group=GROUP)
-    ]
-    # The order decides who keeps a name that two plugins claim: the core, then the plugin named after it.
-    return sorted(
-        set(found),
-        key=lambda c: (c.distribution != "omlab", c.distribution != f"omlab-{c.plugin}", c.distribution, c.plugin),
-    )
 
 
 class Registry:
@@ -246,9 +214,8 @@ class Registry:
 
     @staticmethod
     def _failed(plugin: Plugin, what: str, error: Exception) -> PluginError:
-        last = traceback.format_exception_only(error)[-1].strip().replace("\n", " ")
         return PluginError(
-            f"plugin {plugin.distribution} {plugin.version}: {what}: {last}",
+            f"plugin {plugin.distribution} {plugin.version}: {what}: {_last_line(error)}",
             remedy="omlab doctor shows the traceback; reinstalling may help: "
             f"pip install --force-reinstall {plugin.distribution}",
         )
@@ -276,7 +243,7 @@ class Registry:
 
     def _remember(self, plugin: Plugin, error: Exception) -> None:
         failures = self._read_failures()
-        reason = traceback.format_exception_only(error)[-1].strip().replace("\n", " ")
+        reason = _last_line(error)
         candidate = Candidate(plugin.name, plugin.package, plugin.distribution, plugin.version)
         failures[plugin.name] = {"reason": reason, "stamp": _stamp(candidate, plugin.path)}
         self._write_failures(failures)
@@ -290,6 +257,13 @@ class Registry:
         """Forget remembered import failures; ``omlab doctor`` tries every plugin anew."""
         if self._read_failures():
             self._write_failures({})
+
+
+def _last_line(error: BaseException) -> str:
+    """The line that a traceback ends with."""
+    import traceback
+
+    return traceback.format_exception_only(error)[-1].strip().replace("\n", " ")
 
 
 def _read(candidate: Candidate) -> tuple[Path, tuple[tuple[Kind, Card], ...]]:

@@ -50,3 +50,13 @@ def test_above_equals_putting_the_blocks_in_order(shape: tuple[int, ...]) -> Non
     found = sampling.above(blocks, 0.4, shape)
     assert found.dtype == bool
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_gather_equals_plain_indexing(order: str) -> None:
+    volume = np.asarray(np.random.default_rng(2).integers(0, 99, (7, 9, 11)), order=order)  # type: ignore[call-overload]
+    for view in (volume, volume[::-1, 1:8], volume.transpose(1, 2, 0)[:, ::-1, :]):
+        at = sampling.indices(view.shape, (12, 5, 16))
+        found = sampling.gather(view, at)
+        assert found.flags.c_contiguous
+        assert np.array_equal(found, view[np.ix_(*at)])

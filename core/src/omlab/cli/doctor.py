@@ -40,6 +40,16 @@ def command(as_json: bool) -> int:
             problems.append(
                 {"plugin": plugin.distribution, "reason": error.message, "remedy": error.remedy, "traceback": trace}
             )
+    overlooked = _overlooked(registry)
+    if overlooked:
+        problems.append(
+            {
+                "plugin": ", ".join(overlooked),
+                "reason": "Python finds these plugins, omlab does not",
+                "remedy": "They may lie in a zip archive or come by an importer of their own: use pip",
+                "traceback": "",
+            }
+        )
     engines = {}
     for name in registry.cards(Kind.ENGINE):
         try:
@@ -76,6 +86,14 @@ def command(as_json: bool) -> int:
         if problem["traceback"]:
             click.echo("    " + problem["traceback"].rstrip().replace("\n", "\n    "))
     return 1 if problems else 0
+
+
+def _overlooked(registry: Any) -> list[str]:
+    """Entry points that the general library finds and our fast search does not."""
+    from importlib_metadata import entry_points
+
+    known = set(registry.plugins) | {broken.plugin for broken in registry.broken}
+    return sorted({entry.name for entry in entry_points(group="omlab")} - known)
 
 
 def _writable(settings: Any) -> bool:

@@ -46,7 +46,7 @@ def command(
     WHAT is models, datasets, adapters, evaluators, engines or all (the default).
     """
     from omlab.settings import Settings
-    from omlab.weights import state_of
+    from omlab.weights.state import state_of
 
     registry = registry_of(context)
     settings = Settings.from_environment()

@@ -11,7 +11,7 @@ import click
 
 from omlab.cli.main import registry_of
 from omlab.errors import InputError, MissingDependency, OmlabError
-from omlab.plugins import GROUP
+from omlab.installed import GROUP
 
 
 @click.group("plugins")

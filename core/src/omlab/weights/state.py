@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from omlab.cards import Asset, Card, DatasetCard, EngineCard, ModelCard
 from omlab.settings import Settings
 from omlab.vocabulary import SourceKind
-from omlab.weights.store import key_of
+from omlab.weights.keys import key_of
 
 
 def state_of(card: Card, settings: Settings) -> str:

@@ -12,20 +12,11 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import attrs
-
-from omlab.cards import Asset, as_table
+from omlab.cards import Asset
 from omlab.errors import WeightsError
 from omlab.files import write_text
 from omlab.settings import Settings
-
-
-def key_of(asset: Asset) -> str:
-    """Folder of an asset below a root."""
-    if asset.sha256:
-        return asset.sha256[:20]
-    described = as_table(attrs.evolve(asset, instructions="-" if asset.instructions else "", licence=None, size=None))
-    return "source-" + hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:20]
+from omlab.weights.keys import key_of
 
 
 def home_of(asset: Asset, settings: Settings) -> Path:

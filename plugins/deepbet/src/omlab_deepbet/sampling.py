@@ -32,12 +32,13 @@ def indices(shape: tuple[int, ...], target: tuple[int, ...]) -> Indices:
 
 
 def gather(array: NDArray[Any], at: Indices) -> NDArray[Any]:
-    """``array[i][:, j][:, :, k]`` as one C-ordered array. The axis that is contiguous in memory goes first, while the
+    """``array[i][:, j][:, :, k]`` as one C-ordered array. The axis that is nearest in memory goes first, while the
     array is small; the others are copies of whole rows."""
-    i, j, k = at
-    if array.flags.c_contiguous:
-        return array.take(k, axis=2).take(j, axis=1).take(i, axis=0)
-    return np.ascontiguousarray(array[i][:, j][:, :, k])
+    order = sorted(range(3), key=lambda axis: -abs(array.strides[axis]))
+    found = array.transpose(order)
+    for axis in (2, 1, 0):
+        found = found.take(at[order[axis]], axis=axis)
+    return np.ascontiguousarray(found.transpose(np.argsort(order)))
 
 
 def above(blocks: NDArray[np.float32], threshold: float, shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -77,7 +78,7 @@ def quantile(values: NDArray[np.float32], q: float) -> np.float32:
 def normalised(values: NDArray[Any], low: np.float32, high: np.float32, at: Indices) -> NDArray[np.float32]:
     """Clip ``values`` to low..high, scale to 0..1, and to :data:`MEAN` and :data:`STD` as they will be after
     :func:`gather` with ``at``; then gather. Returns float32 of the gathered shape."""
-    scaled = values.astype(np.float32)
+    scaled = values.astype(np.float32, order="C")  # turned while it is small: scans are F-ordered in their files
     scaled -= low
     scaled /= high - low
     np.clip(scaled, 0, 1, out=scaled)
