@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from omlab.cards import Card, ModelCard, Variant
-from omlab.errors import InputError, UsageError
+from omlab.errors import InputError, OmlabError, UsageError
 from omlab.graphs import Graph
 from omlab.model import Context, Model
 from omlab.progress import CancelToken, Listener, silent
@@ -37,17 +39,40 @@ class EngineChoice:
 
 
 class EngineBank(Mapping[str, "Engine"]):
-    """Graph name -> engine. An engine is built or loaded when its graph is first asked for, then kept."""
+    """Graph name -> engine. An engine is built or loaded when its graph is first asked for, then kept.
+
+    :meth:`warm_up` loads them on a thread of its own while the first case is read and prepared.
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self._graphs = {graph.name: graph for graph in loaded.graphs}
+        self._locks = {name: threading.Lock() for name in self._graphs}
+        self._failed: dict[str, OmlabError] = {}
         self.provided: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Engine:
-        if name not in self.provided:
-            self.provided[name] = self._loaded.provide(self._graphs[name])
+        with self._locks[name]:
+            if name in self._failed:
+                raise self._failed[name]  # what cannot be built for one case cannot be built for the next
+            if name not in self.provided:
+                try:
+                    self.provided[name] = self._loaded.provide(self._graphs[name])
+                except OmlabError as error:
+                    self._failed[name] = error
+                    raise
         return self.provided[name].engine  # type: ignore[no-any-return]
+
+    def warm_up(self) -> None:
+        """Begin to load all engines; what fails is told when the engine is asked for."""
+
+        def load() -> None:
+            for name in self._graphs:
+                with suppress(OmlabError):
+                    self[name]
+
+        # A daemon: Ctrl-C must not wait for an engine to be built.
+        threading.Thread(target=load, name="omlab-engines", daemon=True).start()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._graphs)

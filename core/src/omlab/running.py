@@ -101,6 +101,8 @@ def run(
     jobs = [
         _Job(model, item, out, formats, picture, resume, reading, filled, prompts, listener, cancel) for item in found
     ]
+    if any(item.error is None for item in found) and not resume:
+        model.engines.warm_up()
     reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="omlab-read")
     try:
         ahead: Future[Case] | None = None

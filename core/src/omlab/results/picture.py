@@ -168,20 +168,21 @@ def _window(case: Volume) -> tuple[float, float]:
 
 
 def _centre(labels: NDArray[Any]) -> tuple[int, int, int]:
-    """Voxel in the middle of what was found; the middle of the volume if nothing was."""
-    found = labels > 0
-    centre = []
-    for axis in range(3):
-        counts = found.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.int64)
-        total = counts.sum()
-        place = (counts @ np.arange(len(counts))) / total if total else (len(counts) - 1) / 2
-        centre.append(round(float(place)))
-    return centre[0], centre[1], centre[2]
+    """Voxel in the middle of what was found; the middle of the volume if nothing was. Every second voxel is enough."""
+    found = labels[::2, ::2, ::2] > 0
+    faces = [found.sum(axis=axis, dtype=np.int32) for axis in (0, 2)]
+    counts = (faces[1].sum(axis=1), faces[0].sum(axis=1), faces[0].sum(axis=0))
+    total = int(counts[0].sum())
+    centre = [
+        2 * float(count @ np.arange(len(count))) / total if total else (n - 1) / 2
+        for count, n in zip(counts, labels.shape, strict=True)
+    ]
+    return round(centre[0]), round(centre[1]), round(centre[2])
 
 
 def _cut(array: NDArray[Any], axis: int, index: int) -> NDArray[Any]:
     """[row, column] of a plane of an RAS+ volume as it is shown: right, anterior and superior first."""
-    plane = array.take(index, axis=axis)
+    plane = array[tuple(index if a == axis else slice(None) for a in range(3))]
     return plane[::-1, ::-1].T
 
 
@@ -245,11 +246,11 @@ def _scale_bar(pen: ImageDraw.ImageDraw, right_end: tuple[int, int], scale: floa
 
 def _legend(result: Segmentation, width: int) -> Pillow.Image:
     """Swatch, name and volume of the structures that were found, the largest first, in columns."""
-    counts = np.bincount(result.labels.ravel(order="K"), minlength=2)
+    counts = result.counts()
     millilitres = result.geometry.voxel_volume_mm3 / 1000.0 if result.geometry is not None else None
     rows = []
     for label in result.structures:
-        voxels = int(counts[label.value]) if label.value < len(counts) else 0
+        voxels = counts[label.value]
         if voxels:
             size = f"{voxels * millilitres:.1f} ml" if millilitres is not None else f"{voxels} px"
             rows.append((voxels, label.colour, f"{label.name}   {size}"))

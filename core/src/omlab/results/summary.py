@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from omlab.results.types import Classification, Embedding, Result, Scores, Segmentation
 
 
@@ -47,11 +45,11 @@ def summarise(result: Result) -> dict[str, Any]:
 
 
 def _structures(result: Segmentation) -> list[dict[str, Any]]:
-    counts = np.bincount(result.labels.ravel(order="K"), minlength=256)
+    counts = result.counts()
     volume = result.geometry.voxel_volume_mm3 / 1000.0 if result.geometry else None
     rows: list[dict[str, Any]] = []
     for label in result.structures:
-        voxels = int(counts[label.value]) if label.value < len(counts) else 0
+        voxels = counts[label.value]
         row: dict[str, Any] = {"value": label.value, "name": label.name, "voxels": voxels}
         if volume is not None:
             row["volume_ml"] = voxels * volume

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import attrs
 import numpy as np
@@ -12,6 +13,10 @@ from numpy.typing import NDArray
 from omlab.cards import LabelCard
 from omlab.geometry import Geometry
 from omlab.vocabulary import OutputKind
+
+#: Up to so many structures, comparing with each is faster than one histogram, which needs 64-bit indices.
+_FEW = 12
+_COUNTS: WeakKeyDictionary[Segmentation, dict[int, int]] = WeakKeyDictionary()
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -69,6 +74,18 @@ class Segmentation(Result):
     structures: tuple[Label, ...] = attrs.field(converter=tuple)
     geometry: Geometry | None = None
     kind = OutputKind.SEGMENTATION
+
+    def counts(self) -> dict[int, int]:
+        """Voxels (pixels) of each structure by its value; counted once."""
+        if self not in _COUNTS:
+            if len(self.structures) <= _FEW:
+                found = {label.value: int(np.count_nonzero(self.labels == label.value)) for label in self.structures}
+            else:
+                top = max(label.value for label in self.structures)
+                bins = np.bincount(self.labels.ravel(order="K"), minlength=top + 1)
+                found = {label.value: int(bins[label.value]) for label in self.structures}
+            _COUNTS[self] = found
+        return _COUNTS[self]
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """Boolean mask of the structure ``name``."""
