@@ -31,16 +31,20 @@ def environment(tmp_path_factory) -> dict[str, str]:
     script.write_text(f'#!/bin/sh\nexec "{binaries / "python"}" -m omlab "$@"\n')
     script.chmod(0o755)
     (site / "sources.pth").write_text(f"{ROOT / 'core/src'}\n{ROOT / 'sdk/src'}\n")
+    # 0 is how pip spells "without build isolation" in its environment variable: the build backend is installed here.
     return {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "PIP_NO_BUILD_ISOLATION": "0"}
+
+
+def _shell(command, folder, environment):
+    done = subprocess.run(command, check=False, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done
 
 
 def test_the_walk_works_as_written(environment, tmp_path):
     environment = {**environment, "OMLAB_HOME": str(tmp_path / "home"), "PIP_NO_DEPS": "1"}
     for command in _commands():
-        done = subprocess.run(
-            command, check=False, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        _shell(command, tmp_path, environment)
     assert list((tmp_path / "dist").glob("omlab_lung_nodules-*.whl"))
 
 
@@ -52,13 +56,10 @@ def test_the_other_kinds_pass_the_contract_as_made(kind, environment, tmp_path):
         f"omlab new {name} --kind {kind}",
         f"pip install -q -e omlab-{name}",
         f"omlab check {name}",
-        f"cd omlab-{name} && python -m pytest -q -p omlab_sdk.pytest_plugin -p no:cacheprovider --co -q",
+        f"cd omlab-{name} && python -m pytest -q -p no:cacheprovider -k 'card or scores or bad'",
     ):
-        done = subprocess.run(
-            command, check=False, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    assert "0 broken" not in done.stdout
+        done = _shell(command, tmp_path, environment)
+    assert "passed" in done.stdout
 
 
 def test_bad_names_and_full_folders_are_refused(tmp_path, capsys):

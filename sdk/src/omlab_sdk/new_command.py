@@ -30,4 +30,9 @@ def command(name: str, kind: str, out: Path | None, as_json: bool) -> None:
         return
     for file in files:
         click.echo(f"wrote {file}")
-    click.echo(f"next: pip install -e {folder} && omlab check {name}")
+    click.echo(f"next: pip install -e {_shown(folder)} && omlab check {name}")
+
+
+def _shown(folder: Path) -> str:
+    """A path that pip does not take for the name of a package."""
+    return str(folder) if folder.is_absolute() or folder.parts[:1] == ("..",) else f"./{folder}"

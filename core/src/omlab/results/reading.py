@@ -31,7 +31,11 @@ def read_segmentation(path: str | Path) -> Segmentation:
 
         volume = nifti.read(path)
         labels = _labels(volume.voxels, path.name)
-        return Segmentation(labels=labels, structures=_unnamed(labels), geometry=volume.geometry)
+        from omlab.results.nifti import read_names
+
+        named = read_names(path)
+        others = tuple(label for label in _unnamed(labels) if label.value not in {n.value for n in named})
+        return Segmentation(labels=labels, structures=named + others, geometry=volume.geometry)
     from PIL import Image as Pillow
 
     try:

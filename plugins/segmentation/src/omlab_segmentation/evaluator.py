@@ -120,8 +120,12 @@ def _mm(spacing: Iterable[float]) -> str:
 
 
 def _structures(prediction: Segmentation, reference: Segmentation, a: Any, b: Any) -> dict[int, str]:
-    """Value -> name of all structures that either side names or has voxels of; the reference's names first."""
-    named = {label.value: label.name for label in (*prediction.structures, *reference.structures)}
+    """Value -> name of all structures that either side names or has voxels of; the reference's names first, but a
+    file without names takes the other's."""
+    named: dict[int, str] = {}
+    for label in (*prediction.structures, *reference.structures):
+        if label.value not in named or label.name != f"label {label.value}":
+            named[label.value] = label.name
     present = (set(np.unique(a).tolist()) | set(np.unique(b).tolist())) - {0}
     return {value: named.get(value, f"label {value}") for value in sorted(set(named) | present)}
 
