@@ -48,12 +48,14 @@ def read(
     omlab.errors.InputError
         No image, several series, or slices that are no regular grid.
     """
-    if path.is_dir() and not files:
-        files = _choose(path, series)
-    files = tuple(files) or (path,)
     name = path.name
+    if path.is_dir() and not files:
+        opened = _choose(path, series)
+    else:
+        opened = {file: _open(file) for file in tuple(files) or (path,)}
+    files = tuple(opened)
     if len(files) == 1:
-        dataset = _open(files[0])
+        dataset = opened[files[0]]
         if _frames(dataset) > 1:
             return _multi_frame(dataset, files[0], name, frame, kinds)
         if frame not in (None, 0):
@@ -63,7 +65,7 @@ def read(
             return _image(dataset, files[0], name, None)
         if int(getattr(dataset, "SamplesPerPixel", 1)) > 1 or not hasattr(dataset, "ImagePositionPatient"):
             return _image(dataset, files[0], name, None)
-    return _series(files, name)
+    return _series(opened, name)
 
 
 def group(files: Sequence[Path], folder: Path) -> list[tuple[str, tuple[Path, ...], OmlabError | None]]:
@@ -89,31 +91,30 @@ def group(files: Sequence[Path], folder: Path) -> list[tuple[str, tuple[Path, ..
     return found
 
 
-def _choose(folder: Path, series: str | None) -> tuple[Path, ...]:
-    """Files of the one series in a folder, or of the wanted one."""
-    found: dict[str, list[Path]] = {}
-    modality: dict[str, str] = {}
+def _choose(folder: Path, series: str | None) -> dict[Path, Any]:
+    """Data sets of the one series in a folder, or of the wanted one; every file is read once."""
+    found: dict[str, dict[Path, Any]] = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         try:
-            head = _head(path)
+            dataset = _open(path)
         except OmlabError:
             continue
-        if hasattr(head, "Rows"):
-            uid = str(getattr(head, "SeriesInstanceUID", ""))
-            found.setdefault(uid, []).append(path)
-            modality[uid] = str(getattr(head, "Modality", "?"))
+        found.setdefault(str(getattr(dataset, "SeriesInstanceUID", "")), {})[path] = dataset
     if not found:
         raise InputError(f"{folder}: holds no DICOM images")
-    listed = "; ".join(f"{uid} ({modality[uid]}, {len(paths)} files)" for uid, paths in found.items())
+    listed = "; ".join(
+        f"{uid} ({getattr(next(iter(members.values())), 'Modality', '?')}, {len(members)} files)"
+        for uid, members in found.items()
+    )
     if series is not None:
         if series not in found:
             raise InputError(f"{folder}: holds no series {series}", remedy=f"It holds: {listed}")
-        return tuple(found[series])
+        return found[series]
     if len(found) > 1:
         raise InputError(
             f"{folder}: holds {len(found)} series, expected one", remedy=f"Choose one with --series UID: {listed}"
         )
-    return tuple(next(iter(found.values())))
+    return next(iter(found.values()))
 
 
 def _head(path: Path) -> Any:
@@ -167,11 +168,9 @@ def _image(dataset: Any, path: Path, name: str, frame: int | None) -> Image:
     )  # fmt: skip
 
 
-def _series(files: Sequence[Path], name: str) -> Volume:
-    """Slices in files of their own. Files are read on several threads; each is read once."""
-    workers = min(4, usable_cpus() + 1)
-    with ThreadPoolExecutor(workers) as pool:
-        datasets = list(pool.map(_open, files))
+def _series(opened: dict[Path, Any], name: str) -> Volume:
+    """Slices in files of their own."""
+    files, datasets = tuple(opened), list(opened.values())
     uids = {str(getattr(d, "SeriesInstanceUID", "")) for d in datasets}
     if len(uids) > 1:
         raise InputError(
@@ -180,8 +179,7 @@ def _series(files: Sequence[Path], name: str) -> Volume:
     slices = [dicom_series.slice_of(d, p) for d, p in zip(datasets, files, strict=True)]
     first = datasets[0]
     grid = dicom_series.arrange(slices, name, thickness=_thickness(first))
-    by_path = dict(zip(files, datasets, strict=True))
-    ordered = [by_path[s.path] for s in grid.slices]
+    ordered = [opened[s.path] for s in grid.slices]
     scales = {dicom_pixels.rescale_of(d) for d in ordered}
     signed = np.dtype(np.int16 if int(first.PixelRepresentation) else np.uint16)
     bits = int(getattr(first, "BitsStored", 16))
@@ -207,8 +205,12 @@ def _series(files: Sequence[Path], name: str) -> Volume:
             stack[number] = values * np.float32(slope) + np.float32(intercept)
         del dataset.PixelData  # the volume holds it now
 
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(fill, range(len(ordered))))
+    if first.file_meta.TransferSyntaxUID.is_compressed:
+        with ThreadPoolExecutor(usable_cpus()) as pool:  # decoders work outside of Python's lock
+            list(pool.map(fill, range(len(ordered))))
+    else:
+        for number in range(len(ordered)):
+            fill(number)
     return _volume(stack, grid, first, name, tuple(s.path for s in grid.slices), path=None)
 
 

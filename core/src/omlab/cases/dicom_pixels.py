@@ -68,7 +68,7 @@ def _native(dataset: Any, name: str) -> NDArray[Any] | None:
         raise InputError(f"{name}: is cut short, {len(raw)} of {count * kind.itemsize} bytes of pixels are there")
     values = np.frombuffer(raw, kind, count).reshape(shape)
     stored = int(getattr(dataset, "BitsStored", bits))
-    if stored < bits:
+    if stored < bits and (kind.kind == "i" or values.max(initial=0) >> stored):
         # Bits above the stored ones may hold overlays; shifting up and down clears them and keeps the sign.
         values = (values << (bits - stored)) >> (bits - stored)
     return values[0] if frames == 1 else values

@@ -7,6 +7,8 @@ wrong is an error that says which files.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -54,38 +56,53 @@ class Grid:
     notes: tuple[str, ...]
 
 
-def vector(dataset: Any, keyword: str, count: int, name: str) -> NDArray[np.float64]:
-    """``count`` numbers of an attribute. Raises :class:`omlab.errors.InputError`."""
+def numbers(dataset: Any, keyword: str, count: int, name: str) -> tuple[float, ...]:
+    """``count`` finite numbers of an attribute. Raises :class:`omlab.errors.InputError`."""
     value = getattr(dataset, keyword, None)
     try:
-        found = np.array([float(v) for v in value], dtype=np.float64)  # type: ignore[union-attr]
+        found = tuple(map(float, value))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise InputError(f"{name}: has no usable {keyword}, so its place in the patient is unknown") from None
-    if len(found) != count or not np.isfinite(found).all():
+    if len(found) != count or not all(map(isfinite, found)):
         raise InputError(f"{name}: its {keyword} is {value}, expected {count} numbers")
     return found
+
+
+@lru_cache(maxsize=64)
+def directions(orientation: tuple[float, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Unit vectors in which the column index and the row index grow; nearly all slices of a series share them.
+
+    Raises ``ValueError`` where they are no two directions at right angles.
+    """
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if abs(lengths[0] - 1) > 1e-2 or abs(lengths[1] - 1) > 1e-2 or abs(row @ column) > 1e-2:
+        raise ValueError(f"{list(orientation)} are no two directions at right angles")
+    return row / lengths[0], column / lengths[1]
 
 
 def slice_of(
     dataset: Any, path: Path, *, frame: int = 0, plane: Any = None, pixels: Any = None, turn: Any = None
 ) -> Slice:
-    """The place of a slice, from a data set or from the functional groups of one of its frames."""
+    """The place of a slice, from a data set or from the functional groups of one of its frames.
+
+    Raises
+    ------
+    omlab.errors.InputError
+        An attribute that decides it is missing or makes no sense.
+    """
     name = path.name
-    orientation = vector(turn if turn is not None else dataset, "ImageOrientationPatient", 6, name)
-    row, column = orientation[:3], orientation[3:]
-    for direction in (row, column):
-        if abs(np.linalg.norm(direction) - 1) > 1e-2:
-            raise InputError(f"{name}: its ImageOrientationPatient is no pair of directions: {orientation.tolist()}")
-    if abs(row @ column) > 1e-2:
-        raise InputError(f"{name}: the directions of its rows and columns are not at right angles")
-    spacing = vector(pixels if pixels is not None else dataset, "PixelSpacing", 2, name)
-    if (spacing <= 0).any():
-        raise InputError(f"{name}: its PixelSpacing is {spacing.tolist()}, expected two positive numbers of mm")
-    position = vector(plane if plane is not None else dataset, "ImagePositionPatient", 3, name)
+    try:
+        row, column = directions(numbers(turn if turn is not None else dataset, "ImageOrientationPatient", 6, name))
+    except ValueError as error:
+        raise InputError(f"{name}: its ImageOrientationPatient is unusable: {error}") from None
+    spacing = numbers(pixels if pixels is not None else dataset, "PixelSpacing", 2, name)
+    if min(spacing) <= 0:
+        raise InputError(f"{name}: its PixelSpacing is {list(spacing)}, expected two positive numbers of mm")
+    position = np.array(numbers(plane if plane is not None else dataset, "ImagePositionPatient", 3, name))
     return Slice(
-        path, frame, position, row / np.linalg.norm(row), column / np.linalg.norm(column),
-        (float(spacing[0]), float(spacing[1])), (int(dataset.Rows), int(dataset.Columns)),
-    )  # fmt: skip
+        path, frame, position, row, column, (spacing[0], spacing[1]), (int(dataset.Rows), int(dataset.Columns))
+    )
 
 
 def arrange(slices: Sequence[Slice], what: str, *, thickness: float | None = None) -> Grid:
@@ -104,11 +121,13 @@ def arrange(slices: Sequence[Slice], what: str, *, thickness: float | None = Non
                 f"{other.path.name} {other.shape[0]} x {other.shape[1]}",
                 remedy="A localiser may be among them: move it away, or choose with --series",
             )
-        if not np.allclose(other.spacing, first.spacing, rtol=1e-3):
+        if other.spacing != first.spacing and not np.allclose(other.spacing, first.spacing, rtol=1e-3):
             raise InputError(
                 f"{what}: its slices differ in spacing: {first.path.name} has {first.spacing} mm, "
                 f"{other.path.name} {other.spacing} mm"
             )
+        if other.row is first.row and other.column is first.column:
+            continue
         if not (np.allclose(other.row, first.row, atol=1e-3) and np.allclose(other.column, first.column, atol=1e-3)):
             raise InputError(
                 f"{what}: its slices point in different directions, first {first.path.name} and {other.path.name}",
