@@ -6,7 +6,6 @@ Each card is an immutable, validated value made from one table of a plugin's man
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -31,8 +30,18 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 E_ = TypeVar("E_", bound=StrEnum)
 
 
-#: Cards are compared by identity: generating comparisons for all of them would cost every start several milliseconds.
-_card = partial(attrs.frozen, eq=False)
+#: No generated comparisons and texts: for all cards together they would cost every start several milliseconds.
+_card = partial(attrs.frozen, eq=False, repr=False)
+
+
+class _Record:
+    """Base of all cards."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{key}={value!r}" for key, value in as_table(self).items())
+        return f"{type(self).__name__}({fields})"
 
 
 class CardError(ValueError):
@@ -47,11 +56,18 @@ def _word(vocabulary: type[E_]) -> Callable[[object], E_]:
             return vocabulary(value)
         except ValueError:
             allowed = [word.value for word in vocabulary]
-            near = difflib.get_close_matches(str(value), allowed, n=1)
+            near = _near(str(value), allowed)
             hint = f"; did you mean '{near[0]}'?" if near else f"; allowed: {', '.join(allowed)}"
             raise CardError(f"'{value}' is no {vocabulary.__name__.lower()}{hint}") from None
 
     return convert
+
+
+def _near(word: str, known: list[str]) -> list[str]:
+    """The known word closest to ``word``, if any is close."""
+    import difflib
+
+    return difflib.get_close_matches(word, known, n=1)
 
 
 def _words(vocabulary: type[E_]) -> Callable[[object], tuple[E_, ...]]:
@@ -121,7 +137,7 @@ def from_table(card: type[Any], table: object) -> Any:
     for key, value in table.items():
         field = key.replace("-", "_")
         if field not in fields:
-            near = difflib.get_close_matches(field, fields, n=1)
+            near = _near(field, list(fields))
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise CardError(f"{key}: no such field{hint}")
         converter = fields[field].converter
@@ -154,7 +170,7 @@ def as_table(card: Any) -> dict[str, Any]:
 
 
 @_card()
-class Licence:
+class Licence(_Record):
     """A licence by its SPDX id (``LicenseRef-...`` where SPDX has none)."""
 
     spdx: str = attrs.field(validator=_filled)
@@ -167,7 +183,7 @@ class Licence:
 
 
 @_card()
-class Citation:
+class Citation(_Record):
     """The publication to cite."""
 
     text: str = attrs.field(validator=_filled)
@@ -176,7 +192,7 @@ class Citation:
 
 
 @_card()
-class Reported:
+class Reported(_Record):
     """A result that the authors report; never one of ours."""
 
     metric: str = attrs.field(validator=_filled)
@@ -188,7 +204,7 @@ class Reported:
 
 
 @_card()
-class Asset:
+class Asset(_Record):
     """A file that omlab can obtain: weights of a model, a file of a dataset.
 
     Attributes
@@ -244,7 +260,7 @@ class Asset:
 
 
 @_card()
-class Option:
+class Option(_Record):
     """One option of a contribution; the command line and the typed API are made from it."""
 
     name: str = attrs.field(validator=_name)
@@ -260,7 +276,7 @@ class Option:
 
 
 @_card()
-class LabelCard:
+class LabelCard(_Record):
     """One structure of a segmentation or class of a classifier, as the card names it."""
 
     value: int
@@ -271,7 +287,7 @@ class LabelCard:
 
 
 @_card()
-class Variant:
+class Variant(_Record):
     """One published set of weights of a model, or one size."""
 
     name: str = attrs.field(validator=_name)
@@ -284,7 +300,7 @@ class Variant:
 
 
 @_card(kw_only=True)
-class Card:
+class Card(_Record):
     """What every contribution says of itself."""
 
     name: str = attrs.field(validator=_name)

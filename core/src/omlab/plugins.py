@@ -6,7 +6,6 @@ A plugin is a distribution with an entry point in the group ``omlab`` whose valu
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json
 import sys
@@ -133,6 +132,8 @@ class Registry:
         cards = self._cards[kind]
         if name in cards:
             return cards[name]
+        import difflib
+
         lower = name.lower()
         near = difflib.get_close_matches(lower, cards, n=3, cutoff=0.5) or [n for n in cards if lower and lower in n]
         broken = next((b for b in self.broken if b.plugin == name or b.distribution == f"omlab-{name}"), None)

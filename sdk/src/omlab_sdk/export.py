@@ -116,6 +116,7 @@ def check(path: Path, graph: Graph) -> None:
         model = onnx.load(str(path), load_external_data=False)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise EngineError(f"graph '{graph.name}': the exported file is invalid: {str(error).splitlines()[0]}") from None
+    taken = {name for spec in graph.inputs for name in spec.symbolic}
     for what, specs, values in (
         ("input", graph.inputs, model.graph.input),
         ("output", graph.outputs, model.graph.output),
@@ -139,9 +140,8 @@ def check(path: Path, graph: Graph) -> None:
                 raise EngineError(
                     f"graph '{graph.name}': {what} '{spec.name}' has the shape {sizes}, declared {list(spec.shape)}"
                 )
-            frozen = [
-                n for n, size in zip(spec.shape, sizes, strict=True) if isinstance(n, str) and isinstance(size, int)
-            ]
+            # An axis that no input has (the classes of a user's own classifier) is fixed by the weights.
+            frozen = [n for n, size in zip(spec.shape, sizes, strict=True) if n in taken and isinstance(size, int)]
             if frozen:
                 raise EngineError(
                     f"graph '{graph.name}': dimension '{frozen[0]}' of {what} '{spec.name}' became a constant",

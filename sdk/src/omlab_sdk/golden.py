@@ -30,9 +30,9 @@ import hashlib
 import json
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,13 +127,21 @@ class Fingerprint:
         found = np.asarray(array)
         if tuple(found.shape) != self.shape:
             return float("inf")
-        sampled = found.astype(np.float64).ravel()[:: self.stride]
-        if not np.isfinite(sampled).all() or not np.isfinite(found).all():
+        if not np.isfinite(found).all():
             return float("inf")
+        sampled = found.astype(np.float64).ravel()[:: self.stride]
         reference = self.values.astype(np.float64)
         norm = float(np.linalg.norm(reference))
         gap = float(np.linalg.norm(sampled - reference))
         return gap / norm if norm else gap
+
+
+def _fingerprint(arrays: Mapping[str, NDArray[Any]], name: str) -> Fingerprint:
+    shape = tuple(int(n) for n in arrays[f"output/{name}/shape"])
+    stride, values = int(arrays[f"output/{name}/stride"]), arrays[f"output/{name}/values"]
+    if stride < 1 or values.shape != (-(-prod(shape) // stride),):
+        raise ValueError(f"output '{name}' ({values.size} values for the shape {shape} at the stride {stride})")
+    return Fingerprint(shape, stride, values, tuple(float(m) for m in arrays.get(f"output/{name}/moments", ())))
 
 
 @attrs.frozen(eq=False)
@@ -188,22 +196,20 @@ class Golden:
                 arrays = {name: archive[name] for name in archive.files}
         except FileNotFoundError:
             raise GoldenError(f"{path}: does not exist") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise GoldenError(f"{path}: cannot be read: {error}") from None
+        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise GoldenError(f"{path}: cannot be read as .npz: {error}") from None
         try:
             meta = json.loads(arrays["meta"].tobytes())
-            names = sorted({name.split("/")[1] for name in arrays if name.startswith("output/")})
-            outputs = {
-                name: Fingerprint(
-                    tuple(int(n) for n in arrays[f"output/{name}/shape"]),
-                    int(arrays[f"output/{name}/stride"]),
-                    arrays[f"output/{name}/values"],
-                    tuple(float(m) for m in arrays[f"output/{name}/moments"]),
-                )
-                for name in names
-            }
+            names = sorted(
+                {name.removeprefix("output/").rpartition("/")[0] for name in arrays if name.startswith("output/")}
+            )
+            outputs = {name: _fingerprint(arrays, name) for name in names}
         except (KeyError, ValueError, TypeError) as error:
             raise GoldenError(f"{path}: is no golden file, {error} is missing or malformed") from None
+        if not isinstance(meta, dict) or not meta.get("model"):
+            raise GoldenError(f"{path}: is no golden file, its meta names no model")
+        if not outputs:
+            raise GoldenError(f"{path}: holds no output to compare with")
         literal = {name.removeprefix("input/"): array for name, array in arrays.items() if name.startswith("input/")}
         return cls(meta, literal, outputs, path)
 
@@ -253,22 +259,39 @@ def answering(model: str) -> Any:
     """
     from omlab.plugins import Registry
 
-    plugins = list(Registry.discover().plugins.values())
-    for plugin in sorted(plugins, key=lambda p: p.name != model):
-        if find_spec(plugin.package) is None or not (plugin.path.parent / "goldens.py").is_file():
+    registry = Registry.discover()
+    failed = [f"{broken.distribution}: {broken.reason}" for broken in registry.broken]
+    for plugin in sorted(registry.plugins.values(), key=lambda p: p.name != model):
+        if not (plugin.path.parent / "goldens.py").is_file():
             continue
-        module = import_module(f"{plugin.package}.goldens")
-        if model in module.GOLDENS:
+        try:
+            module = import_module(f"{plugin.package}.goldens")
+        except Exception as error:  # a plugin that fails must not keep another from answering
+            if plugin.name == model:
+                raise GoldenError(
+                    f"the golden files of '{model}' cannot be computed: {plugin.package}.goldens cannot be imported: "
+                    f"{type(error).__name__}: {error}",
+                    remedy=f"Install what it needs: pip install '{plugin.distribution}[convert]'",
+                ) from error
+            failed.append(f"{plugin.package}.goldens: {type(error).__name__}: {error}")
+            continue
+        if model in getattr(module, "GOLDENS", ()):
             return module
+    also = f" (not asked, as they cannot be imported: {'; '.join(failed)})" if failed else ""
     raise GoldenError(
-        f"no installed plugin answers for golden files of '{model}'", remedy=f"Install it: pip install omlab-{model}"
+        f"no installed plugin answers for golden files of '{model}'{also}",
+        remedy=f"Install it: pip install omlab-{model}",
     )
 
 
 def verify(golden: Golden, tolerance: float = TOLERANCE) -> list[Row]:
     """Compute every output of ``golden`` with the plugin that answers, and compare."""
     path = golden.path or Path("golden")
-    computed = answering(golden.model).compute(golden)
+    answers = answering(golden.model)
+    try:
+        computed = answers.compute(golden)
+    except KeyError as error:
+        raise GoldenError(f"{path}: {answers.__name__} asks for {error}, which the file does not have") from error
     rows = []
     for name, mark in golden.outputs.items():
         if name not in computed:
@@ -277,7 +300,7 @@ def verify(golden: Golden, tolerance: float = TOLERANCE) -> list[Row]:
         array = np.asarray(computed[name])
         error = mark.error(array)
         note = "" if array.shape == mark.shape else f"shape {array.shape}, expected {mark.shape}"
-        rows.append(Row(path, name, error, error <= tolerance, note))
+        rows.append(Row(path, name, error, bool(np.isfinite(error)) and error <= tolerance, note))
     return rows
 
 

@@ -144,18 +144,19 @@ class Found:
         return read(self.path, files=self.files, **reading)
 
 
-def find(inputs: Sequence[str | Path]) -> list[Found]:
+def find(inputs: Sequence[str | Path], *, series: str | None = None) -> list[Found]:
     """Cases behind files, folders and glob patterns, in order.
 
     A folder is searched with its subfolders; DICOM files in it are grouped by series, other files that are no case are
-    passed over. A file that was named and cannot be a case becomes a :class:`Found` with an error.
+    passed over. With ``series`` only that DICOM series is taken. A file that was named and cannot be a case becomes a
+    :class:`Found` with an error.
     """
     found: list[Found] = []
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            inside = _in_folder(path)
-            found += inside or [Found(path.name, path, (), InputError(f"{path}: holds no file that can be a case"))]
+            inside = _in_folder(path, series)
+            found += inside or [Found(path.name, path, (), _nothing(path, series))]
         elif path.exists() or not glob.has_magic(str(given)):
             found.append(_file(path))
         else:
@@ -164,8 +165,13 @@ def find(inputs: Sequence[str | Path]) -> list[Found]:
                 error = InputError(f"{given}: no file fits this pattern")
                 found.append(Found("pattern", path, (), error))
             for match in matches:
-                found += _in_folder(Path(match)) if Path(match).is_dir() else [_file(Path(match))]
+                found += _in_folder(Path(match), series) if Path(match).is_dir() else [_file(Path(match))]
     return _unique(found)
+
+
+def _nothing(folder: Path, series: str | None) -> InputError:
+    what = "no file that can be a case" if series is None else f"no DICOM series {series}"
+    return InputError(f"{folder}: holds {what}")
 
 
 def _file(path: Path) -> Found:
@@ -176,7 +182,7 @@ def _file(path: Path) -> Found:
     return Found(path.name, path)
 
 
-def _in_folder(folder: Path) -> list[Found]:
+def _in_folder(folder: Path, series: str | None) -> list[Found]:
     single: list[Found] = []
     dicom: list[Path] = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
@@ -192,7 +198,7 @@ def _in_folder(folder: Path) -> list[Found]:
         return single
     from omlab.cases import dicom as reader
 
-    return single + [Found(name, folder, files, error) for name, files, error in reader.group(dicom, folder)]
+    return single + [Found(name, folder, files, error) for name, files, error in reader.group(dicom, folder, series)]
 
 
 def _unique(found: list[Found]) -> list[Found]:

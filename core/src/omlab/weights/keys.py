@@ -6,7 +6,11 @@ from omlab.cards import Asset
 
 
 def key_of(asset: Asset) -> str:
-    """Folder of an asset below a root."""
+    """Folder of an asset below a root.
+
+    Without a digest all that is said of the file tells it from others, the instructions too: files that users bring
+    are often called alike.
+    """
     if asset.sha256:
         return asset.sha256[:20]
     import hashlib
@@ -16,5 +20,5 @@ def key_of(asset: Asset) -> str:
 
     from omlab.cards import as_table
 
-    described = as_table(attrs.evolve(asset, instructions="-" if asset.instructions else "", licence=None, size=None))
+    described = as_table(attrs.evolve(asset, licence=None, size=None))
     return "source-" + hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:20]

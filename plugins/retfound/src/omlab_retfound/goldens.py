@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,9 +13,17 @@ from torch.nn import functional as F
 from omlab_retfound import preprocess, protocol, tables
 from omlab_retfound.mae import MaskedAutoencoder
 from omlab_retfound.network import LARGE, Embedder, VisionTransformer
-from omlab_sdk.golden import Golden, seed_module
+from omlab_sdk.golden import Golden, GoldenError, seed_module
 
 GOLDENS = ("retfound",)
+#: Upstream's factories and what they fix; its classes take everything from the arguments.
+FACTORIES: dict[str, dict[str, Any]] = {
+    "vit_large_patch16": LARGE,
+    "RETFound_mae": LARGE,
+    "RETFound_dinov2": LARGE | {"patch_size": 14, "init_values": 1.0, "all_tokens": True},
+}
+_CLASS = "VisionTransformer"
+_AUTOENCODERS = {"MaskedAutoencoderViT", "mae_vit_large_patch16", "mae_vit_large_patch16_dec512d8b"}
 _NETWORK = {
     "img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias",
     "drop_path_rate", "global_pool", "init_values",
@@ -23,32 +32,61 @@ _AUTOENCODER = {
     "img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "decoder_embed_dim", "decoder_depth",
     "decoder_num_heads", "mlp_ratio", "norm_pix_loss",
 }  # fmt: skip
+#: The authors' repository before it moved to timm 0.9, which brought the second norm.
+_EARLIER_COMMITS = ("f5ab012",)
 
 
 def compute(golden: Golden) -> Mapping[str, np.ndarray]:
-    """Every output that the file may ask for."""
+    """Every output that the file may ask for.
+
+    Raises
+    ------
+    GoldenError
+        The file is of a network or step that this package does not have.
+    """
+    words = _words(golden)
     with torch.no_grad():
         if "num_class" in golden.kwargs:
             return _metrics(golden)
-        if "schedule" in golden.kwargs:
-            return _protocol(golden)
-        if "mask_ratio" in golden.kwargs or "mae" in str(golden.meta.get("entry", "")).lower():
+        if words & _AUTOENCODERS:
             return _autoencoder(golden)
-        return _encoder(golden)
+        if words & {_CLASS, *FACTORIES}:
+            return _encoder(golden)
+        found = _protocol(golden)
+        if found:
+            return found
+    known = ", ".join(sorted({_CLASS, *FACTORIES, *_AUTOENCODERS}))
+    raise GoldenError(f"{golden.path}: is of '{golden.meta.get('entry', '')}', retfound has {known}")
+
+
+def _words(golden: Golden) -> set[str]:
+    return set(re.findall(r"\w+", str(golden.meta.get("entry", ""))))
+
+
+def _arguments(given: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """The constructor arguments among ``given``, by our names; upstream's norm layer is a text with its epsilon."""
+    arguments = {key: value for key, value in given.items() if key in known}
+    if isinstance(arguments.get("img_size"), list):
+        arguments["img_size"] = arguments["img_size"][0]
+    epsilon = re.search(r"eps\s*=\s*([\d.eE+-]+)", str(given.get("norm_layer", "")))
+    if epsilon:
+        arguments["eps"] = float(epsilon.group(1))
+    return arguments
 
 
 def network_of(golden: Golden, kwargs: Mapping[str, Any] | None = None) -> VisionTransformer:
     """The encoder that the file's constructor arguments describe."""
-    given = dict(golden.kwargs if kwargs is None else kwargs)
-    entry = str(golden.meta.get("entry", ""))
-    arguments = {key: value for key, value in given.items() if key in _NETWORK}
-    if "vit_large" in entry or ("RETFound_mae" in entry and "embed_dim" not in given):
-        arguments = LARGE | arguments
-    if "dinov2" in entry.lower():
-        arguments = {"patch_size": 14, "init_values": 1.0} | arguments
-    # The newer repository runs on timm 0.9, whose global-pool model normalises twice.
-    newer = str(golden.meta.get("upstream", "")).startswith("rmaphoh/")
-    return VisionTransformer(**arguments, double_norm=newer and bool(arguments.get("global_pool"))).eval()
+    words = _words(golden)
+    fixed: dict[str, Any] = {}
+    if _CLASS not in words:
+        fixed = next((FACTORIES[word] for word in sorted(words) if word in FACTORIES), {})
+    elif "timm" in words:  # the library's own class gives all tokens, upstream's subclass pools them
+        fixed = {"all_tokens": True}
+    arguments = {"all_tokens": False} | fixed | _arguments(golden.kwargs if kwargs is None else kwargs, _NETWORK)
+    repository, _, commit = str(golden.meta.get("upstream", "")).partition("@")
+    double = repository.startswith("rmaphoh/") and not commit.startswith(_EARLIER_COMMITS)
+    arguments["global_pool"] = bool(arguments.get("global_pool", False))
+    return VisionTransformer(**arguments, double_norm=double).eval()
 
 
 def _encoder(golden: Golden) -> dict[str, np.ndarray]:
@@ -69,8 +107,7 @@ def _encoder(golden: Golden) -> dict[str, np.ndarray]:
 
 
 def _autoencoder(golden: Golden) -> dict[str, np.ndarray]:
-    arguments = {key: value for key, value in golden.kwargs.items() if key in _AUTOENCODER}
-    network = MaskedAutoencoder(**arguments).eval()
+    network = MaskedAutoencoder(**_arguments(golden.kwargs, _AUTOENCODER)).eval()
     seed_module(network, golden.kept)
     image = torch.from_numpy(golden.input("image"))
     noise = torch.from_numpy(golden.input("noise"))
@@ -88,29 +125,32 @@ def _autoencoder(golden: Golden) -> dict[str, np.ndarray]:
 def _protocol(golden: Golden) -> dict[str, np.ndarray]:
     kwargs = golden.kwargs
     found: dict[str, np.ndarray] = {}
-    groups = protocol.parameter_groups(
-        network_of(golden, kwargs["model"]), weight_decay=kwargs["weight_decay"], layer_decay=kwargs["layer_decay"]
-    )
-    of_name = {name: group for group in groups for name in group["names"]}
-    for key in ("lr_scale", "weight_decay"):
-        found[key] = np.array([of_name[name][key] for name in kwargs["parameter_order"]])
-    schedule = dict(kwargs["schedule"])
-    found["lr"] = np.array([protocol.learning_rate(at, **schedule) for at in schedule.pop("at")])
+    if "model" in kwargs:
+        groups = protocol.parameter_groups(
+            network_of(golden, kwargs["model"]), weight_decay=kwargs["weight_decay"], layer_decay=kwargs["layer_decay"]
+        )
+        of_name = {name: group for group in groups for name in group["names"]}
+        for key in ("lr_scale", "weight_decay"):
+            found[key] = np.array([of_name[name][key] for name in kwargs["parameter_order"]])
+    if "schedule" in kwargs:
+        schedule = dict(kwargs["schedule"])
+        epochs = schedule.pop("at")
+        found["lr"] = np.array([protocol.learning_rate(at, **schedule) for at in epochs])
     if "label_smoothing" in kwargs:
         logits = torch.from_numpy(golden.input("logits"))
         labels = torch.from_numpy(golden.input("labels").astype(np.int64))
-        found["label_smoothing_loss"] = protocol.smoothed_cross_entropy(
-            logits, labels, kwargs["label_smoothing"]
-        ).numpy()
+        loss = protocol.smoothed_cross_entropy(logits, labels, kwargs["label_smoothing"])
+        found["label_smoothing_loss"] = loss.numpy()
+    given = [name for name in (*golden.literal, *golden.meta.get("inputs", {})) if name.startswith("pos_embed")]
     for name in golden.outputs:
         head, _, last = name.rpartition("_")
         if head == "eval_transform":
             found[name] = preprocess.evaluation(golden.input("photo"), int(last))
         elif head == "zscore":
             found[name] = preprocess.zscore(golden.input("photo"), int(last))
-        elif head == "pos_embed":
-            patches = (int(last) // 16) ** 2
-            found[name] = tables.interpolate(torch.from_numpy(golden.input("pos_embed_196")), patches).numpy()
+        elif head == "pos_embed" and given:  # the table of a network with patches of 16 for that many pixels
+            table = torch.from_numpy(golden.input(given[0]))
+            found[name] = tables.interpolate(table, (int(last) // 16) ** 2).numpy()
         elif name.startswith("sincos_"):
             width, grid = name.removeprefix("sincos_").split("_")
             found[name] = tables.sincos(int(width), int(grid))

@@ -20,7 +20,7 @@ class MaskedAutoencoder(nn.Module):
     def __init__(
         self, *, img_size: int = 224, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 1024, depth: int = 24,
         num_heads: int = 16, decoder_embed_dim: int = 512, decoder_depth: int = 8, decoder_num_heads: int = 16,
-        mlp_ratio: float = 4, norm_pix_loss: bool = False,
+        mlp_ratio: float = 4, norm_pix_loss: bool = False, eps: float = EPSILON,
     ) -> None:  # fmt: skip
         super().__init__()
         self.patch_size, self.channels, self.norm_pix_loss = patch_size, in_chans, norm_pix_loss
@@ -28,16 +28,16 @@ class MaskedAutoencoder(nn.Module):
         grid = img_size // patch_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.from_numpy(sincos(embed_dim, grid))[None], requires_grad=False)
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth))
-        self.norm = nn.LayerNorm(embed_dim, eps=EPSILON)
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, eps=eps) for _ in range(depth))
+        self.norm = nn.LayerNorm(embed_dim, eps=eps)
         self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_embed_dim))
         decoder_table = torch.from_numpy(sincos(decoder_embed_dim, grid))[None]
         self.decoder_pos_embed = nn.Parameter(decoder_table, requires_grad=False)
         self.decoder_blocks = nn.ModuleList(
-            Block(decoder_embed_dim, decoder_num_heads, mlp_ratio) for _ in range(decoder_depth)
+            Block(decoder_embed_dim, decoder_num_heads, mlp_ratio, eps=eps) for _ in range(decoder_depth)
         )
-        self.decoder_norm = nn.LayerNorm(decoder_embed_dim, eps=EPSILON)
+        self.decoder_norm = nn.LayerNorm(decoder_embed_dim, eps=eps)
         self.decoder_pred = nn.Linear(decoder_embed_dim, patch_size**2 * in_chans)
         self._initialise()
 

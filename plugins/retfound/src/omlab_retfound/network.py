@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Of every LayerNorm.
+#: Of every LayerNorm of the published networks.
 EPSILON = 1e-6
 
 
@@ -78,12 +78,12 @@ class Block(nn.Module):
 
     def __init__(
         self, width: int, heads: int, mlp_ratio: float = 4, *, qkv_bias: bool = True, drop_path: float = 0.0,
-        scale: float | None = None,
+        scale: float | None = None, eps: float = EPSILON,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=EPSILON)
+        self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = Attention(width, heads, qkv_bias)
-        self.norm2 = nn.LayerNorm(width, eps=EPSILON)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = Mlp(width, int(width * mlp_ratio))
         self.drop_path = DropPath(drop_path)
         self.scaled = scale is not None
@@ -126,7 +126,9 @@ class VisionTransformer(nn.Module):
     global_pool : mean of the patch tokens through ``fc_norm``; else the CLS token of the tokens through ``norm``.
     double_norm : apply ``fc_norm`` once more before the head, as upstream's code of February 2025 and later does.
         Files do not tell which rule they were trained with.
-    init_values : layer scale (the DINOv2 encoder); ``forward_features`` then gives all tokens.
+    init_values : initial value of layer scale; ``None`` leaves it out.
+    all_tokens : ``forward_features`` gives all tokens through ``norm`` and the head takes the first, whatever
+        ``global_pool`` says (the DINOv2 encoder); without it, networks with layer scale do so.
     num_classes : 0 leaves the head out.
     """
 
@@ -134,22 +136,24 @@ class VisionTransformer(nn.Module):
         self, *, img_size: int = 224, patch_size: int = 16, in_chans: int = 3, num_classes: int = 1000,
         embed_dim: int = 1024, depth: int = 24, num_heads: int = 16, mlp_ratio: float = 4, qkv_bias: bool = True,
         drop_path_rate: float = 0.0, global_pool: bool = False, double_norm: bool = False,
-        init_values: float | None = None,
+        init_values: float | None = None, all_tokens: bool | None = None, eps: float = EPSILON,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.global_pool, self.double_norm, self.all_tokens = global_pool, double_norm, init_values is not None
+        self.all_tokens = init_values is not None if all_tokens is None else all_tokens
+        self.global_pool = global_pool and not self.all_tokens
+        self.double_norm = double_norm and self.global_pool
         self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, self.patch_embed.num_patches + 1, embed_dim))
         rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_ratio, qkv_bias=qkv_bias, drop_path=rate, scale=init_values)
+            Block(embed_dim, num_heads, mlp_ratio, qkv_bias=qkv_bias, drop_path=rate, scale=init_values, eps=eps)
             for rate in rates
         )
-        if global_pool and not self.all_tokens:
-            self.fc_norm = nn.LayerNorm(embed_dim, eps=EPSILON)
+        if self.global_pool:
+            self.fc_norm = nn.LayerNorm(embed_dim, eps=eps)
         else:
-            self.norm = nn.LayerNorm(embed_dim, eps=EPSILON)
+            self.norm = nn.LayerNorm(embed_dim, eps=eps)
         self.head = nn.Linear(embed_dim, num_classes) if num_classes else nn.Identity()
         self.apply(_initialise)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -180,7 +184,7 @@ class VisionTransformer(nn.Module):
         """Feature to logits."""
         if self.all_tokens:
             feature = feature[:, 0]
-        elif self.global_pool and self.double_norm:
+        elif self.double_norm:
             feature = self.fc_norm(feature)
         return cast(Tensor, self.head(feature))
 
