@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import attrs
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from omlab.errors import InputError
 
@@ -120,18 +120,19 @@ def read_header(path: Path) -> Header:
         what = NO_SCANS.get(sop_class, "a DICOMDIR index")
         raise NoScanError(f"{path.name}: is {what}, expected a DICOM image or series")
     if "Rows" not in values or "Columns" not in values:
-        modality = str(values.get("Modality", "")) or "unknown"
-        raise NoScanError(f"{path.name}: is a DICOM file without an image (modality {modality}), or is cut short")
+        if not sop_class or UID(sop_class).name.endswith("Image Storage"):
+            raise InputError(f"{path.name}: its DICOM header is cut short", remedy="Fetch or export it again")
+        raise NoScanError(f"{path.name}: is {UID(sop_class).name}, expected a DICOM image or series")
     return Header(path, tags, values, syntax, pixels_at)
 
 
 def read_headers(paths: Iterable[Path], *, strict: bool) -> list[Header]:
-    """Headers of several files; with ``strict`` the first that is no image is an error, else it is left out."""
+    """Headers of several files; without ``strict`` other DICOM objects are left out. A damaged file is an error."""
     headers = []
     for path in paths:
         try:
             headers.append(read_header(path))
-        except InputError:
+        except NoScanError:
             if strict:
                 raise
     return headers

@@ -20,6 +20,7 @@ from pydicom.pixels import pixel_array as decode
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.uid import UID
 
+from omlab.cases import dicom_jpeg
 from omlab.cases.dicom_header import DAMAGE, Header
 from omlab.cases.dicom_series import Frame
 from omlab.errors import InputError
@@ -33,6 +34,7 @@ def refuse_undecodable(header: Header) -> None:
     if header.syntax in _UNCOMPRESSED:
         return
     uid = UID(header.syntax)
+    dicom_jpeg.register()
     what = f"{header.path.name}: its pixels are compressed as {uid.name} ({header.syntax})"
     try:
         available = get_decoder(uid).is_available
