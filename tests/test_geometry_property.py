@@ -51,7 +51,7 @@ def affines(draw: st.DrawFn, *, dicom: bool = False) -> np.ndarray:
     return affine
 
 
-SHAPES = st.tuples(st.integers(3, 12), st.integers(3, 12), st.integers(3, 9))
+SHAPES = st.tuples(st.integers(4, 12), st.integers(4, 12), st.integers(2, 9))
 
 
 def _mask(shape: tuple[int, int, int], seed: int) -> np.ndarray:
