@@ -93,7 +93,7 @@ def test_one_bad_case_leaves_the_others(thresholder, tmp_path, capsys):
     code, rows, _ = _run(capsys, "thresholder", *inputs, "-o", tmp_path / "out")
     assert code == 1
     status = {row["name"]: row["status"] for row in rows["cases"]}
-    assert status == {"a": "done", "c": "failed", "crash": "failed", "b": "done", "notes.txt": "failed"}
+    assert status == {"a": "done", "c": "failed", "crash": "failed", "b": "done", "notes": "failed"}
     causes = {row["name"]: row.get("cause", "") for row in rows["cases"]}
     assert "cut short" in causes["c"]
     assert "ZeroDivisionError: a defect of the plugin" in causes["crash"]

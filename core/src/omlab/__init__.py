@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         pull,
         score,
     )
-    from omlab.cases import Case, Image, Volume, find, read
+    from omlab.cases import Case, Image, Message, Sequence, Text, Volume, find, read
     from omlab.dataset import Dataset, Item
     from omlab.errors import OmlabError
     from omlab.evaluating import evaluate
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from omlab.model import Context, Model
     from omlab.progress import CancelToken, Progress
     from omlab.report import Report, Value
-    from omlab.results import Classification, Embedding, Label, Result, Scores, Segmentation
+    from omlab.results import Classification, Detections, Embedding, Generation, Label, Result, Scores, Segmentation
     from omlab.running import Run, run
     from omlab.settings import Settings
 
@@ -54,8 +54,10 @@ _PUBLIC = {
     "Classification": "omlab.results",
     "Context": "omlab.model",
     "Dataset": "omlab.dataset",
+    "Detections": "omlab.results",
     "Embedding": "omlab.results",
     "Evaluator": "omlab.evaluator",
+    "Generation": "omlab.results",
     "Geometry": "omlab.geometry",
     "Graph": "omlab.graphs",
     "Image": "omlab.cases",
@@ -63,6 +65,7 @@ _PUBLIC = {
     "Judge": "omlab.graphs",
     "Label": "omlab.results",
     "LoadedModel": "omlab.loading",
+    "Message": "omlab.cases",
     "Model": "omlab.model",
     "OmlabError": "omlab.errors",
     "Pair": "omlab.evaluator",
@@ -72,8 +75,10 @@ _PUBLIC = {
     "Run": "omlab.running",
     "Scores": "omlab.results",
     "Segmentation": "omlab.results",
+    "Sequence": "omlab.cases",
     "Settings": "omlab.settings",
     "TensorSpec": "omlab.graphs",
+    "Text": "omlab.cases",
     "Tolerance": "omlab.graphs",
     "Turn": "omlab.geometry",
     "Value": "omlab.report",

@@ -7,6 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+#: Endings that say what a file is and nothing of the case in it.
+_ENDINGS = (
+    ".gz", ".nii", ".hdr", ".img", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".mp4", ".avi", ".mkv",
+    ".fasta", ".fa", ".jsonl", ".csv", ".txt",
+)  # fmt: skip
+
+
+def case_stem(name: str) -> str:
+    """Name of a file without the endings that say what it is: ``scan.v2`` of ``scan.v2.nii.gz``."""
+    while name.lower().endswith(_ENDINGS) and "." in name[1:]:
+        name = name[: name.rindex(".")]
+    return name
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:

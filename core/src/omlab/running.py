@@ -97,7 +97,7 @@ def run(
     filled = model.options(options or {})  # a wrong option is one error, not one a case
     prepare_folder(out)
     cancel = cancel or CancelToken()
-    found = find([Path(i) for i in inputs], series=reading.get("series"))
+    found = find([Path(i) for i in inputs], series=reading.get("series"), kinds=model.card.inputs)
     jobs = [
         _Job(model, item, out, formats, picture, resume, reading, filled, prompts, listener, cancel) for item in found
     ]

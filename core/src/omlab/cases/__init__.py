@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from omlab.cases.reading import Found, find, read
-from omlab.cases.types import Case, Image, Source, Volume
+from omlab.cases.types import Case, Image, Message, Sequence, Source, Text, Volume
 
-__all__ = ["Case", "Found", "Image", "Source", "Volume", "find", "read"]
+__all__ = ["Case", "Found", "Image", "Message", "Sequence", "Source", "Text", "Volume", "find", "read"]

@@ -107,6 +107,7 @@ class _Rescaled:
 
     def __init__(self, shape: tuple[int, int, int], stored: np.dtype[Any], frames: Sequence[Frame]) -> None:
         self._frames = frames
+        self._stored = stored
         self.identity = all(f.slope == 1.0 and f.intercept == 0.0 for f in frames)
         whole = all(f.slope.is_integer() and f.intercept.is_integer() for f in frames)
         kind: Any = stored if self.identity else (np.int16 if whole and stored.itemsize <= 2 else np.int32)
@@ -119,8 +120,7 @@ class _Rescaled:
         frame = self._frames[k]
         slope, intercept = frame.slope, frame.intercept
         if self.array.dtype.kind != "f" and not self.identity:
-            low, high = int(values.min()), int(values.max())
-            ends = sorted((low * slope + intercept, high * slope + intercept))
+            ends = self._ends(frame, values)
             # Values that do not fit move what is there into the next type: exact, and seldom.
             for wider in (np.int16, np.int32, np.float64):
                 if self.array.dtype.itemsize > np.dtype(wider).itemsize:
@@ -142,6 +142,17 @@ class _Rescaled:
                 np.add(values.view(np.int16), np.int16(intercept), out=out)
             else:
                 out[...] = values.astype(wide) * wide(slope) + wide(intercept)
+
+    def _ends(self, frame: Frame, values: NDArray[Any]) -> list[float]:
+        """Least and greatest rescaled value: those that the stored bits allow if they fit, else those that occur."""
+        bits = int(frame.header.get("BitsStored", 8 * self._stored.itemsize))
+        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if self._stored.kind == "i" else (0, 2**bits - 1)
+        ends = sorted((low * frame.slope + frame.intercept, high * frame.slope + frame.intercept))
+        limits = np.iinfo(self.array.dtype)
+        if limits.min <= ends[0] and ends[1] <= limits.max:
+            return ends
+        low, high = int(values.min()), int(values.max())
+        return sorted((low * frame.slope + frame.intercept, high * frame.slope + frame.intercept))
 
 
 def _native(frames: Sequence[Frame], stored: np.dtype[Any], rows: int, columns: int, writer: _Rescaled) -> None:

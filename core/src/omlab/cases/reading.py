@@ -10,9 +10,10 @@ from typing import Any
 import attrs
 import numpy as np
 
-from omlab.cases.sniff import Family, family_of
+from omlab.cases.sniff import Family, expected, family_of
 from omlab.cases.types import Case, Image, Volume
 from omlab.errors import InputError, OmlabError
+from omlab.files import case_stem
 from omlab.vocabulary import InputKind
 
 NONFINITE = ("error", "keep", "zero")
@@ -48,7 +49,16 @@ def read(
     if nonfinite not in NONFINITE:
         raise ValueError(f"nonfinite is one of {', '.join(NONFINITE)}, found '{nonfinite}'")
     kinds = {kind} if isinstance(kind, InputKind) else set(kind or ())
-    family = Family.DICOM if files else family_of(path)
+    family = Family.DICOM if files else family_of(path, kinds)
+    if kinds and not kinds & family.kinds:
+        names = " or ".join(sorted(_article(k) for k in family.kinds))
+        raise InputError(f"{path.name}: is {names}, expected {expected(kinds)}")
+    if family is Family.VIDEO or kinds == {InputKind.VIDEO}:
+        from omlab.cases import video
+
+        return video.read(path)
+    if family in (Family.FASTA, Family.TEXT):
+        return _only(path, kinds)
     if family is Family.NIFTI:
         from omlab.cases import nifti
 
@@ -68,8 +78,32 @@ def read(
 
 
 def _article(kind: InputKind) -> str:
-    names = {InputKind.IMAGE: "a 2D image", InputKind.VOLUME: "a 3D volume"}
+    names = {
+        InputKind.IMAGE: "a 2D image", InputKind.VOLUME: "a 3D volume", InputKind.VIDEO: "a video",
+        InputKind.SEQUENCE: "a protein sequence", InputKind.TEXT: "text",
+    }  # fmt: skip
     return names.get(kind, f"of kind {kind}")
+
+
+def _records(path: Path, kinds: Collection[InputKind]) -> list[tuple[str, Case | OmlabError]]:
+    """The cases of a file that holds several, each with its name; a record that can be none with its error."""
+    if InputKind.SEQUENCE in kinds or family_of(path) is Family.FASTA:
+        from omlab.cases import sequences
+
+        return sequences.read_all(path)
+    from omlab.cases import texts
+
+    return texts.read_all(path)
+
+
+def _only(path: Path, kinds: Collection[InputKind]) -> Case:
+    records = _records(path, kinds)
+    if len(records) != 1:
+        raise InputError(f"{path.name}: holds {len(records)} records, expected one", remedy="omlab.find gives them all")
+    ((_, case),) = records
+    if isinstance(case, OmlabError):
+        raise case
+    return case
 
 
 def _checked(case: Case, nonfinite: str) -> Case:
@@ -130,42 +164,51 @@ class Found:
     path : what to read.
     files : the files of a DICOM series.
     error : why it cannot be a case; raised when it is read.
+    case : the case itself, where its file holds many small ones (sequences, texts) and was read whole.
     """
 
     name: str
     path: Path
     files: tuple[Path, ...] = ()
     error: OmlabError | None = None
+    case: Case | None = None
 
     def read(self, **reading: Any) -> Case:
         """Read it; arguments as of :func:`read`."""
         if self.error is not None:
             raise self.error
-        return read(self.path, files=self.files, **reading)
+        return self.case or read(self.path, files=self.files, **reading)
 
 
-def find(inputs: Sequence[str | Path], *, series: str | None = None) -> list[Found]:
+def find(inputs: Sequence[str | Path], *, series: str | None = None, kinds: Collection[InputKind] = ()) -> list[Found]:
     """Cases behind files, folders and glob patterns, in order.
 
     A folder is searched with its subfolders; DICOM files in it are grouped by series, other files that are no case are
-    passed over. With ``series`` only that DICOM series is taken. A file that was named and cannot be a case becomes a
-    :class:`Found` with an error.
+    passed over. Each record of a file of sequences or texts is a case. A file that was named and cannot be a case
+    becomes a :class:`Found` with an error.
+
+    Parameters
+    ----------
+    series : only this DICOM series.
+    kinds : what the caller can use; scans and pictures without any. Where only videos are, a folder of pictures is
+        one video.
     """
+    kinds = frozenset(kinds)
     found: list[Found] = []
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            inside = _in_folder(path, series)
+            inside = _in_folder(path, series, kinds)
             found += inside or [Found(path.name, path, (), _nothing(path, series))]
         elif path.exists() or not glob.has_magic(str(given)):
-            found.append(_file(path))
+            found += _file(path, kinds)
         else:
             matches = sorted(glob.glob(str(given), recursive=True))
             if not matches:
                 error = InputError(f"{given}: no file fits this pattern")
                 found.append(Found("pattern", path, (), error))
             for match in matches:
-                found += _in_folder(Path(match), series) if Path(match).is_dir() else [_file(Path(match))]
+                found += _in_folder(Path(match), series, kinds) if Path(match).is_dir() else _file(Path(match), kinds)
     return _unique(found)
 
 
@@ -174,23 +217,38 @@ def _nothing(folder: Path, series: str | None) -> InputError:
     return InputError(f"{folder}: holds {what}")
 
 
-def _file(path: Path) -> Found:
+def _file(path: Path, kinds: frozenset[InputKind]) -> list[Found]:
     try:
-        family_of(path)
+        family = family_of(path, kinds)
+        if family in (Family.FASTA, Family.TEXT) and family.kinds & kinds:
+            return [
+                Found(name, path, (), case) if isinstance(case, OmlabError) else Found(name, path, case=case)
+                for name, case in _records(path, kinds)
+            ]
     except OmlabError as error:
-        return Found(path.name, path, (), error)
-    return Found(path.name, path)
+        return [Found(path.name, path, (), error)]
+    return [Found(path.name, path)]
 
 
-def _in_folder(folder: Path, series: str | None) -> list[Found]:
+def _in_folder(folder: Path, series: str | None, kinds: frozenset[InputKind]) -> list[Found]:
     single: list[Found] = []
     dicom: list[Path] = []
+    frames: set[Path] = set()
+    wanted = kinds or {InputKind.IMAGE, InputKind.VOLUME}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         try:
             family = family_of(path)
         except OmlabError:
             continue
-        if family is Family.DICOM:
+        if family is Family.PICTURE and wanted == {InputKind.VIDEO}:
+            if path.parent not in frames:
+                frames.add(path.parent)
+                single.append(Found(path.parent.name, path.parent))
+        elif not family.kinds & wanted:
+            continue
+        elif family in (Family.FASTA, Family.TEXT):
+            single += _file(path, kinds)
+        elif family is Family.DICOM:
             dicom.append(path)
         elif not (path.suffix == ".img" and path.with_suffix(".hdr").is_file()):
             single.append(Found(path.name, path))
@@ -206,10 +264,7 @@ def _unique(found: list[Found]) -> list[Found]:
     taken: set[str] = set()
     named = []
     for item in found:
-        stem = item.name
-        for suffix in (".gz", ".nii", ".hdr", ".img", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm"):
-            if stem.lower().endswith(suffix):
-                stem = stem[: -len(suffix)]
+        stem = case_stem(item.name)
         clean = "".join(c if c.isalnum() or c in "-_." else "_" for c in stem).strip("._") or "case"
         name, number = clean[:120], 1
         while name.lower() in taken:

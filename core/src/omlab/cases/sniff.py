@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from collections.abc import Collection
 from enum import Enum
 from pathlib import Path
 
 from omlab.errors import InputError
+from omlab.vocabulary import InputKind
 
 
 class Family(Enum):
@@ -17,18 +19,57 @@ class Family(Enum):
     NIFTI = "nifti"
     PICTURE = "picture"
     DICOM = "dicom"
+    VIDEO = "video"
+    FASTA = "fasta"
+    TEXT = "text"
+
+    @property
+    def kinds(self) -> frozenset[InputKind]:
+        """Kinds of case that such a file can be."""
+        return _KINDS[self]
 
 
+_KINDS = {
+    Family.NIFTI: frozenset({InputKind.VOLUME}),
+    Family.PICTURE: frozenset({InputKind.IMAGE}),
+    Family.DICOM: frozenset({InputKind.IMAGE, InputKind.VOLUME, InputKind.VIDEO}),
+    Family.VIDEO: frozenset({InputKind.VIDEO}),
+    Family.FASTA: frozenset({InputKind.SEQUENCE}),
+    Family.TEXT: frozenset({InputKind.TEXT, InputKind.SEQUENCE}),
+}
+#: What a model takes -> formats, for messages.
+_EXPECTED = {
+    InputKind.IMAGE: "PNG, JPEG, TIFF or DICOM",
+    InputKind.VOLUME: "NIfTI or DICOM",
+    InputKind.VIDEO: "MP4, AVI, MKV or a folder of frames",
+    InputKind.SEQUENCE: "FASTA or CSV",
+    InputKind.TEXT: "text, JSON lines or CSV",
+}
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")
 _OTHERS = {
     b"PK\x03\x04": "a ZIP archive", b"%PDF": "a PDF", b"NRRD": "an NRRD file", b"\x89HDF": "an HDF5 file",
-    b"ObjectType": "a MetaImage file", b"MINC": "a MINC file", b"\x1aE\xdf\xa3": "a Matroska video",
-    b"RIFF": "a RIFF file",
+    b"ObjectType": "a MetaImage file", b"MINC": "a MINC file", b"RIFF": "a RIFF file",
 }  # fmt: skip
+_TEXT_BYTES = bytes({7, 8, 9, 10, 12, 13, 27, *range(0x20, 0x100)} - {0x7F})
 
 
-def family_of(path: Path) -> Family:
-    """Raises :class:`omlab.errors.InputError` for what is missing, empty, unreadable or nothing that omlab reads."""
+def expected(kinds: Collection[InputKind] = ()) -> str:
+    """The formats of files that can be of ``kinds``, in words; of scans and pictures without any."""
+    return " or ".join(_EXPECTED[kind] for kind in kinds if kind in _EXPECTED) or "NIfTI, DICOM, PNG, JPEG or TIFF"
+
+
+def family_of(path: Path, kinds: Collection[InputKind] = ()) -> Family:
+    """Which reader a file needs, by its content.
+
+    Parameters
+    ----------
+    kinds : what the caller can use; only words of the message depend on it.
+
+    Raises
+    ------
+    omlab.errors.InputError
+        It is missing, empty, unreadable or nothing that omlab reads.
+    """
     if path.is_dir():
         return Family.DICOM
     try:
@@ -51,8 +92,12 @@ def family_of(path: Path) -> Family:
         return Family.DICOM
     if start.startswith(_PICTURES):
         return Family.PICTURE
-    what = next((name for magic, name in _OTHERS.items() if start.startswith(magic)), "of no format that omlab knows")
-    raise InputError(f"{path}: is {what}, expected NIfTI, DICOM, PNG, JPEG or TIFF")
+    if start[4:8] in (b"ftyp", b"moov", b"mdat") or start.startswith(b"\x1aE\xdf\xa3") or start[8:12] == b"AVI ":
+        return Family.VIDEO
+    what = next((name for magic, name in _OTHERS.items() if start.startswith(magic)), None)
+    if what is None and not start.translate(None, _TEXT_BYTES):
+        return Family.FASTA if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b">", b";") else Family.TEXT
+    raise InputError(f"{path}: is {what or 'of no format that omlab knows'}, expected {expected(kinds)}")
 
 
 def _inflated(path: Path, start: bytes) -> bytes:

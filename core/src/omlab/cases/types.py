@@ -92,3 +92,52 @@ class Volume(Case):
     geometry: Geometry
     modality: str = ""
     kind = InputKind.VOLUME
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Sequence(Case):
+    """A protein.
+
+    Attributes
+    ----------
+    residues : one letter an amino acid, upper case, from the N-terminus.
+    description : what the file says of it beyond its name.
+    """
+
+    residues: str
+    description: str = ""
+    kind = InputKind.SEQUENCE
+
+
+@attrs.frozen(kw_only=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes
+    ----------
+    role : ``"system"``, ``"user"`` or ``"assistant"``.
+    content : what was said.
+    """
+
+    role: str
+    content: str
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Text(Case):
+    """A conversation for a language model, or a single question as its only turn.
+
+    Attributes
+    ----------
+    messages : turns in order.
+    fields : what else the record of the file says, say a reference answer.
+    """
+
+    messages: tuple[Message, ...] = attrs.field(converter=tuple)
+    fields: Mapping[str, Any] = attrs.field(factory=dict)
+    kind = InputKind.TEXT
+
+    @property
+    def question(self) -> str:
+        """The last turn of the user; empty without one."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")

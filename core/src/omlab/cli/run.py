@@ -21,7 +21,7 @@ from omlab.cli.options import CardCommand, card_options, engine_options, fetch_o
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(["nifti", "png", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz"]),
+    type=click.Choice(["nifti", "png", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz", "txt"]),
     help="Format of the result, several allowed. [that of the input]",
 )
 @click.option("--picture/--no-picture", default=True, help="Draw overview.png.")

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from omlab.results.types import Classification, Embedding, Label, Result, Scores, Segmentation
+from omlab.results.types import (
+    Classification,
+    Detections,
+    Embedding,
+    Generation,
+    Label,
+    Result,
+    Scores,
+    Segmentation,
+)
 
 if TYPE_CHECKING:
     from omlab.results.reading import read_segmentation
@@ -20,7 +29,9 @@ _HOMES = {
 
 __all__ = [
     "Classification",
+    "Detections",
     "Embedding",
+    "Generation",
     "Label",
     "Result",
     "Scores",

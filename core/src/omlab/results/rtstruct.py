@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,12 +74,12 @@ def write_segmentation(
         _item(FrameOfReferenceUID=frame_of_reference, RTReferencedStudySequence=[study])
     ]
     dataset.StructureSetROISequence, dataset.ROIContourSequence, dataset.RTROIObservationsSequence = [], [], []
+    contours = _contours(result, images)
     for number, label in enumerate(result.structures, start=1):
         dataset.StructureSetROISequence.append(_region(number, label, frame_of_reference, name))
-        contours = list(_contours(result, label, images))
         region = _item(ROIDisplayColor=list(label.colour), ReferencedROINumber=number)
-        if contours:
-            region.ContourSequence = contours
+        if label.value in contours:
+            region.ContourSequence = contours[label.value]
         dataset.ROIContourSequence.append(region)
         dataset.RTROIObservationsSequence.append(_observation(number, label))
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
@@ -156,37 +155,35 @@ def _observation(number: int, label: Label) -> Dataset:
     return observation
 
 
-def _contours(result: Segmentation, label: Label, images: list[Dataset]) -> Iterator[Dataset]:
+def _contours(result: Segmentation, images: list[Dataset]) -> dict[int, list[Dataset]]:
+    """Contours of every label value that occurs, slice by slice: a pass over the volume, not one a structure."""
+    assert result.geometry is not None
+    found: dict[int, list[Dataset]] = {}
+    for k in range(result.geometry.shape[2]):
+        plane = np.ascontiguousarray(result.labels[:, :, k].T)  # [row, column]
+        for value in np.flatnonzero(np.bincount(plane.ravel())).tolist():
+            if value == 0:
+                continue
+            mask = plane == value
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            top, left = int(rows[0]), int(columns[0])
+            for polygon in outlines(mask[top : rows[-1] + 1, left : columns[-1] + 1]):
+                ijk = np.column_stack([polygon[:, 1] + left, polygon[:, 0] + top, np.full(len(polygon), k)])
+                found.setdefault(value, []).append(_contour(result.geometry.to_world(ijk), images[k]))
+    return found
+
+
+def _contour(ras_mm: NDArray[np.float64], image: Dataset) -> Dataset:
     from pydicom.dataelem import RawDataElement
     from pydicom.tag import Tag
 
-    assert result.geometry is not None
-    mask = result.labels == label.value
-    box = _box(mask)
-    if box is None:
-        return
-    (i0, i1), (j0, j1), (k0, k1) = box
+    contour = _item(
+        ContourImageSequence=[image], ContourGeometricType="CLOSED_PLANAR", NumberOfContourPoints=len(ras_mm)
+    )
+    lps = ras_mm * (-1.0, -1.0, 1.0)
+    text = "\\".join(f"{value:.4f}" for value in lps.ravel().tolist()).encode()
+    text += b" " * (len(text) % 2)
+    # As the bytes of the file: a million numbers as objects of their own take longer than the outlines.
     data = Tag("ContourData")
-    for k in range(k0, k1):
-        for polygon in outlines(mask[i0:i1, j0:j1, k].T):
-            ijk = np.column_stack([polygon[:, 1] + i0, polygon[:, 0] + j0, np.full(len(polygon), k)])
-            lps = result.geometry.to_world(ijk) * (-1.0, -1.0, 1.0)
-            contour = _item(
-                ContourImageSequence=[images[k]], ContourGeometricType="CLOSED_PLANAR", NumberOfContourPoints=len(lps)
-            )
-            text = "\\".join(f"{value:.4f}" for value in lps.ravel().tolist()).encode()
-            text += b" " * (len(text) % 2)
-            # As the bytes of the file: a million numbers as objects of their own take longer than the outlines.
-            contour[data] = RawDataElement(data, "DS", len(text), text, 0, True, True)
-            yield contour
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[tuple[int, int], ...] | None:
-    """First and one past the last index along each axis; ``None`` for an empty mask."""
-    found = []
-    for axis in range(3):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        if not len(hit):
-            return None
-        found.append((int(hit[0]), int(hit[-1]) + 1))
-    return tuple(found)
+    contour[data] = RawDataElement(data, "DS", len(text), text, 0, True, True)
+    return contour

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from omlab.results.types import Classification, Embedding, Result, Scores, Segmentation
+import numpy as np
+
+from omlab.results.types import Classification, Detections, Embedding, Generation, Result, Scores, Segmentation
 
 
 def headline(result: Result) -> str:
@@ -24,6 +26,16 @@ def headline(result: Result) -> str:
         return f"embedding of {result.vector.shape[-1]} features"
     if isinstance(result, Scores):
         return f"{len(next(iter(result.columns.values()), ()))} rows"
+    if isinstance(result, Detections):
+        if not len(result.boxes):
+            return "nothing found"
+        top = int(np.argmax(result.scores))
+        return (
+            f"{len(result.boxes)} found, best {result.classes[int(result.labels[top])]} {float(result.scores[top]):.1%}"
+        )
+    if isinstance(result, Generation):
+        line = " ".join(result.text.split())
+        return line if len(line) <= 72 else f"{line[:71]}…"
     return result.kind.value
 
 
@@ -41,6 +53,14 @@ def summarise(result: Result) -> dict[str, Any]:
         facts["features"] = int(result.vector.shape[-1])
     elif isinstance(result, Scores):
         facts |= {"columns": list(result.columns), "rows": len(next(iter(result.columns.values()), ()))}
+    elif isinstance(result, Detections):
+        facts |= {"classes": list(result.classes), "boxes": len(result.boxes)}
+    elif isinstance(result, Generation):
+        facts |= {
+            "text": result.text,
+            "finish_reason": result.finish_reason,
+            "usage": {"prompt_tokens": result.prompt_tokens, "completion_tokens": result.completion_tokens},
+        }
     return facts
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from omlab.files import whole, write_text
 from omlab.report import jsonable
 from omlab.results.summary import summarise
-from omlab.results.types import Classification, Embedding, Result, Scores, Segmentation
+from omlab.results.types import Classification, Detections, Embedding, Generation, Result, Scores, Segmentation
 
 
 def columns_of(result: Result) -> dict[str, list[Any]]:
@@ -27,6 +27,13 @@ def columns_of(result: Result) -> dict[str, list[Any]]:
     if isinstance(result, Segmentation):
         rows = summarise(result)["structures"]
         return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
+    if isinstance(result, Detections):
+        named = {"class": [result.classes[int(i)] for i in result.labels], "score": result.scores.tolist()}
+        edges = {name: result.boxes[:, i].tolist() for i, name in enumerate(("x0", "y0", "x1", "y1"))}
+        frames = {} if result.frames is None else {"frame": [int(f) for f in result.frames]}
+        return frames | named | edges
+    if isinstance(result, Generation):
+        return {"text": [result.text], "finish_reason": [result.finish_reason]}
     return {"measurement": list(result.measurements), "value": list(result.measurements.values())}
 
 
@@ -43,7 +50,7 @@ def write_csv(result: Result, path: Path) -> None:
 def write_json(result: Result, path: Path) -> None:
     """What :func:`omlab.results.summarise` says, with the columns of a table."""
     facts = summarise(result)
-    if isinstance(result, Scores):
+    if isinstance(result, Scores | Detections):
         facts["table"] = columns_of(result)
     write_text(path, json.dumps(jsonable(facts), indent=2, ensure_ascii=False))
 
@@ -63,5 +70,12 @@ def write_npz(result: Result, path: Path) -> None:
             arrays["tokens"] = result.tokens
     elif isinstance(result, Scores):
         arrays |= {name: np.asarray(values) for name, values in result.columns.items()}
+    elif isinstance(result, Detections):
+        arrays |= {"boxes": result.boxes, "scores": result.scores, "labels": result.labels}
+        arrays["classes"] = np.array(result.classes)
+        if result.frames is not None:
+            arrays["frames"] = result.frames
+    elif isinstance(result, Generation):
+        arrays["text"] = np.array(result.text)
     with whole(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)

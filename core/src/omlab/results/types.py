@@ -142,3 +142,43 @@ class Scores(Result):
 
     columns: Mapping[str, Sequence[Any]]
     kind = OutputKind.SCORES
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Detections(Result):
+    """Boxes around what was found, best first within each frame.
+
+    Attributes
+    ----------
+    boxes : [boxes, 4] float32, (x0, y0, x1, y1) in pixels of the input; x runs along columns, x1 and y1 are the far
+        edges.
+    scores : [boxes] float32 in 0..1.
+    labels : [boxes] class indices into ``classes``.
+    classes : names.
+    frames : [boxes] number of the frame from 0, for videos; ``None`` for an image.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.integer[Any]]
+    classes: tuple[str, ...] = attrs.field(converter=tuple)
+    frames: NDArray[np.integer[Any]] | None = None
+    kind = OutputKind.DETECTIONS
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Generation(Result):
+    """Text that a language model wrote.
+
+    Attributes
+    ----------
+    text : the answer.
+    finish_reason : ``"stop"`` (it ended itself) or ``"length"`` (it was cut).
+    prompt_tokens, completion_tokens : tokens read and written.
+    """
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    kind = OutputKind.GENERATION

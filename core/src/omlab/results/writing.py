@@ -7,9 +7,9 @@ from pathlib import Path
 
 from omlab.cases.types import Case
 from omlab.errors import OutputError, UsageError
-from omlab.results.types import Classification, Embedding, Result, Scores, Segmentation
+from omlab.results.types import Classification, Detections, Embedding, Generation, Result, Scores, Segmentation
 
-FORMATS = ("nifti", "png", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz")
+FORMATS = ("nifti", "png", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz", "txt")
 
 
 def default_formats(result: Result, case: Case) -> tuple[str, ...]:
@@ -20,8 +20,10 @@ def default_formats(result: Result, case: Case) -> tuple[str, ...]:
         return ("nifti",) if result.geometry is not None else ("png",)
     if isinstance(result, Embedding):
         return ("npz",)
-    if isinstance(result, Classification | Scores):
+    if isinstance(result, Classification | Scores | Detections):
         return ("csv",)
+    if isinstance(result, Generation):
+        return ("txt",)
     return ("json",)
 
 
@@ -67,6 +69,11 @@ def _writer(
 
         function = {"json": tables.write_json, "csv": tables.write_csv, "npz": tables.write_npz}[name]
         return f"{stem}.{name}", lambda path: function(result, path)
+    if name == "txt" and isinstance(result, Generation):
+        from omlab.files import write_text
+
+        text = result.text
+        return f"{stem}.txt", lambda path: write_text(path, text + "\n")
     if not isinstance(result, Segmentation):
         raise UsageError(f"a {stem} cannot be written as {name}", remedy="Use --format json, csv or npz")
     if name == "nifti":
