@@ -184,3 +184,24 @@ def test_help_of_every_command_works():
     for name in Registry.discover().cards(Kind.COMMAND):
         done = runner.invoke(cli, [name, "--help"])
         assert done.exit_code == 0, (name, done.output, done.exception)
+
+
+def test_parsed_manifests_are_remembered_until_they_change(install_plugin, own_home):
+    path = install_plugin("one") / "omlab.toml"
+    memory = Settings.from_environment().manifests_file
+
+    def models() -> set[str]:
+        return set(Registry.discover(manifests_file=memory).cards(Kind.MODEL))
+
+    assert "one" in models()
+    kept = json.loads(memory.read_text("utf-8"))
+    kept[str(path)][1]["model"][0]["name"] = "remembered"
+    memory.write_text(json.dumps(kept), "utf-8")
+    assert "remembered" in models()
+    path.write_text(path.read_text("utf-8").replace('"one"', '"another"'), "utf-8")
+    assert "another" in models()
+    memory.write_text("[1, 2", "utf-8")
+    assert "another" in models()
+    memory.unlink()
+    memory.mkdir()  # cannot be written
+    assert "another" in models()

@@ -48,7 +48,7 @@ def run(scan: Path | None = None, rounds: int = 5) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = Path(folder) / "ours", Path(folder) / "theirs.nii.gz"
         commands = {
-            "deepbet's own run_bet": [str(peer()), "-c", OWN_CODE, str(scan), str(theirs)],
+            "deepbet's own run_bet": [str(peer()), "-P", "-c", OWN_CODE, str(scan), str(theirs)],
             "omlab run deepbet": [
                 sys.executable, "-m", "omlab", "run", "deepbet", str(scan), "-o", str(ours), "--pull", "-q",
             ],

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def _registry(registry: Registry | None, settings: Settings) -> Registry:
-    return registry if registry is not None else Registry.discover(failures_file=settings.failures_file)
+    if registry is not None:
+        return registry
+    return Registry.discover(failures_file=settings.failures_file, manifests_file=settings.manifests_file)
 
 
 def list_models(registry: Registry | None = None) -> dict[str, ModelCard]:

@@ -7,6 +7,7 @@ contribution: ``[[model]]``, ``[[dataset]]``, ``[[adapter]]``, ``[[evaluator]]``
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,58 @@ def read_tables(path: Path) -> dict[str, Any]:
         raise ManifestError(f"{path} cannot be read: {error}", "Reinstall the plugin.") from None
     except tomllib.TOMLDecodeError as error:
         raise ManifestError(f"{path} is no valid TOML: {error}", "Correct the line that is named.") from None
+
+
+class TableMemory:
+    """Tables of manifests as they were read last, so that a start parses only those that have changed.
+
+    tomllib, in Python, takes a millisecond a manifest; with thirty plugins that is half of ``omlab list``. A file that
+    cannot be read or written only means that everything is parsed.
+
+    Parameters
+    ----------
+    path : JSON file of the memory; without one nothing is remembered.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known: dict[str, Any] = {}
+        self._seen: dict[str, Any] = {}
+        self._changed = False
+        if path is not None:
+            try:
+                found = json.loads(path.read_bytes())
+            except (OSError, ValueError):
+                found = None
+            self._known = found if isinstance(found, dict) else {}
+
+    def tables(self, path: Path) -> dict[str, Any]:
+        """Like :func:`read_tables`; from the memory if the file has the size and the time it had then."""
+        try:
+            status = path.stat()
+            stamp = [status.st_size, status.st_mtime_ns]
+        except OSError:
+            return read_tables(path)  # says what is wrong
+        entry = self._known.get(str(path))
+        if isinstance(entry, list) and len(entry) == 2 and entry[0] == stamp and isinstance(entry[1], dict):
+            self._seen[str(path)] = entry
+            return entry[1]
+        tables = read_tables(path)
+        self._seen[str(path)] = [stamp, tables]
+        self._changed = True
+        return tables
+
+    def keep(self) -> None:
+        """Write what was read, if anything was new. Manifests of other environments stay."""
+        if self._path is None or not self._changed:
+            return
+        from omlab.files import write_text
+
+        others = {key: value for key, value in self._known.items() if Path(key).is_file()}
+        try:
+            write_text(self._path, json.dumps(others | self._seen, separators=(",", ":")))
+        except (OSError, TypeError):
+            return  # a read-only home, or a date in a manifest, which JSON lacks: parsed again next time
 
 
 def cards_of(tables: Mapping[str, Any], *, plugin: str = "", version: str = "") -> tuple[tuple[Kind, Card], ...]:

@@ -65,17 +65,31 @@ class Registry:
         self._manager: pluggy.PluginManager | None = None
 
     @classmethod
-    def discover(cls, candidates: Iterable[Candidate] | None = None, *, failures_file: Path | None = None) -> Registry:
-        """Read the manifests of all installed plugins (or of ``candidates``)."""
+    def discover(
+        cls,
+        candidates: Iterable[Candidate] | None = None,
+        *,
+        failures_file: Path | None = None,
+        manifests_file: Path | None = None,
+    ) -> Registry:
+        """Read the manifests of all installed plugins (or of ``candidates``).
+
+        Parameters
+        ----------
+        failures_file : where import failures are remembered.
+        manifests_file : where parsed manifests are remembered.
+        """
         registry = cls(failures_file)
         failures = registry._read_failures()
+        memory = manifest.TableMemory(manifests_file)
         for candidate in installed() if candidates is None else candidates:
-            registry._add(candidate, failures)
+            registry._add(candidate, failures, memory)
+        memory.keep()
         return registry
 
-    def _add(self, candidate: Candidate, failures: Mapping[str, Any]) -> None:
+    def _add(self, candidate: Candidate, failures: Mapping[str, Any], memory: manifest.TableMemory) -> None:
         try:
-            path, contributions = _read(candidate)
+            path, contributions = _read(candidate, memory)
             for kind, card in contributions:
                 owner = self._owners.get((kind, card.name))
                 if owner is not None:
@@ -267,7 +281,7 @@ def _last_line(error: BaseException) -> str:
     return traceback.format_exception_only(error)[-1].strip().replace("\n", " ")
 
 
-def _read(candidate: Candidate) -> tuple[Path, tuple[tuple[Kind, Card], ...]]:
+def _read(candidate: Candidate, memory: manifest.TableMemory) -> tuple[Path, tuple[tuple[Kind, Card], ...]]:
     """Path and cards of a candidate's manifest, without importing its package."""
     try:
         # For a top-level package find_spec imports nothing; the core's own parent is imported already.
@@ -283,7 +297,7 @@ def _read(candidate: Candidate) -> tuple[Path, tuple[tuple[Kind, Card], ...]]:
             f"Reinstall it: pip install --force-reinstall {candidate.distribution}",
         )
     path = Path(next(iter(spec.submodule_search_locations))) / manifest.NAME
-    tables = manifest.read_tables(path)
+    tables = memory.tables(path)
     return path, manifest.cards_of(tables, plugin=candidate.distribution, version=candidate.version)
 
 

@@ -66,3 +66,8 @@ class Settings:
     def failures_file(self) -> Path:
         """Plugins whose import failed, so that ``omlab list`` can say so without importing them."""
         return self.home / "plugin-failures.json"
+
+    @property
+    def manifests_file(self) -> Path:
+        """Parsed manifests of plugins, so that a start reads only those that have changed."""
+        return self.home / "manifests.json"

@@ -21,7 +21,8 @@ def registry_of(context: click.Context) -> Registry:
         from omlab.plugins import Registry
         from omlab.settings import Settings
 
-        root.obj = Registry.discover(failures_file=Settings.from_environment().failures_file)
+        settings = Settings.from_environment()
+        root.obj = Registry.discover(failures_file=settings.failures_file, manifests_file=settings.manifests_file)
     return root.obj  # type: ignore[no-any-return]
 
 
