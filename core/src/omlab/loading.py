@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from omlab.cases import Case
     from omlab.engines.base import Engine
     from omlab.plugins import Registry
+    from omlab.prompts import Prompts
     from omlab.results import Result
+    from omlab.sessions import OpenCase
 
 
 @attrs.frozen
@@ -92,6 +94,7 @@ class Outcome:
     stages : stage -> {"seconds", "peak_mb"}.
     engines : graph -> what ran, its parity record, and what was tried and why not.
     options : options in force.
+    prompts : what was asked, on the grid of the case.
     """
 
     result: Result
@@ -99,6 +102,7 @@ class Outcome:
     stages: Mapping[str, Mapping[str, float]]
     engines: Mapping[str, Mapping[str, Any]]
     options: Mapping[str, Any]
+    prompts: Prompts | None = None
 
 
 class LoadedModel:
@@ -197,7 +201,13 @@ class LoadedModel:
         return options_of(self.card, given)
 
     def __call__(self, case: Case | str | Path, *, prompts: Any = None, **options: Any) -> Result:
-        """Answer for one case or file, on its own grid."""
+        """Answer for one case or file, on its own grid.
+
+        Parameters
+        ----------
+        prompts : what is asked of a promptable model: :class:`omlab.prompts.Prompts`, a dict or list of the JSON
+            schema, or the path of a JSON file.
+        """
         return self.run(case, prompts=prompts, options=options).result
 
     def read(self, path: str | Path, **reading: Any) -> Case:
@@ -216,6 +226,52 @@ class LoadedModel:
         cancel: CancelToken | None = None,
     ) -> Outcome:
         """Like calling it, with stages, engines and options beside the result."""
+        case, context = self._context(case, options or {}, listener, cancel)
+        context.prompts = self.placed(prompts, case, context.options)
+        result = self.model.predict(case, context)
+        return Outcome(result, case, context.stages, self.engines_used(), context.options, context.prompts)
+
+    def open(self, case: Case | str | Path, **options: Any) -> OpenCase:
+        """Look at a case once, to ask a promptable model many things about it.
+
+        Raises
+        ------
+        UsageError
+            The model has no sessions.
+        """
+        from omlab.sessions import OpenCase
+
+        case, context = self._context(case, options, None, None)
+        return OpenCase(self, case, self.model.open(case, context), context)
+
+    def asked(self, prompts: Any, options: Mapping[str, Any]) -> Prompts | None:
+        """Prompts in any form that a caller may give, refused where no case can go with them.
+
+        Raises
+        ------
+        UsageError, InputError
+            A kind that the model does not take; none where it needs one; JSON that is not as the schema has it.
+        """
+        found: Prompts | None = None
+        if prompts is not None:
+            from omlab.prompts import coerce
+
+            found = coerce(prompts)
+            assert found is not None
+            found.demand(self.card.prompts, self.card.name)
+        self.model.validate(options, found)
+        return found
+
+    def placed(self, prompts: Any, case: Case, options: Mapping[str, Any]) -> Prompts | None:
+        """:meth:`asked`, with what is asked of ``case`` brought onto its grid. Raises what
+        :meth:`omlab.prompts.Prompts.on` does."""
+        found = self.asked(prompts, options)
+        return None if found is None else found.on(case)
+
+    def _context(
+        self, case: Case | str | Path, options: Mapping[str, Any], listener: Listener | None, cancel: CancelToken | None
+    ) -> tuple[Case, Context]:
+        """The case, read where it is a file, and what the model is given with it."""
         stages: dict[str, dict[str, float]] = {}
         if isinstance(case, str | Path):
             from omlab.memory import peak_mb
@@ -226,13 +282,11 @@ class LoadedModel:
         if case.kind not in self.card.inputs:
             takes = " or ".join(kind.value for kind in self.card.inputs)
             raise InputError(f"{case.name}: is of kind {case.kind}, model '{self.card.name}' takes {takes}")
-        filled = self.options(options or {})
         context = Context(
-            variant=self.variant, engines=self.engines, options=filled, prompts=prompts, what=case.name,
+            variant=self.variant, engines=self.engines, options=self.options(options), what=case.name,
             listener=listener or self._listener, cancel=cancel or CancelToken(), stages=stages,
         )  # fmt: skip
-        result = self.model.predict(case, context)
-        return Outcome(result, case, stages, self.engines_used(), filled)
+        return case, context
 
     def engines_used(self) -> dict[str, dict[str, Any]]:
         """Graph -> what ran, why it was admitted, and why the others were not."""

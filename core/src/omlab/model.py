@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
 from omlab.cards import ModelCard, Variant
+from omlab.errors import UsageError
 from omlab.graphs import Graph
 from omlab.progress import CancelToken, Listener, Progress, silent
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from omlab.cases import Case
     from omlab.engines.base import Engine
+    from omlab.prompts import Prompts
     from omlab.results import Result
 
 
@@ -32,7 +34,7 @@ class Context:
     variant : the chosen variant of the card.
     engines : graph name -> engine; building or loading happens when a name is first asked for.
     options : option name (with underscores) -> value, defaults of the card filled in.
-    prompts : prompts of the platform's schema, or ``None``.
+    prompts : what is asked of this case, coordinates on its grid and masks read; ``None`` if nothing is.
     what : name of the case, for progress.
     listener, cancel : where progress goes, and how the run is stopped.
     stages : stage -> {"seconds": ..., "peak_mb": ...}, filled by :meth:`stage`.
@@ -41,7 +43,7 @@ class Context:
     variant: Variant
     engines: Mapping[str, Engine]
     options: Mapping[str, Any] = attrs.field(factory=dict)
-    prompts: Any = None
+    prompts: Prompts | None = None
     what: str = ""
     listener: Listener = silent
     cancel: CancelToken = attrs.field(factory=CancelToken)
@@ -66,6 +68,13 @@ class Context:
         """Tell how far a stage is, and stop here if the run was cancelled."""
         self.cancel.check()
         self.listener(Progress(self.what, stage, done, total, unit))
+
+
+class Session(Protocol):
+    """A case that a promptable model has looked at: it answers prompts without looking again."""
+
+    def answer(self, context: Context) -> Result:
+        """Answer ``context.prompts`` with ``context.options``, on the case's own grid."""
 
 
 class Model:
@@ -128,6 +137,18 @@ class Model:
     def exports(self, variant: Variant) -> tuple[Graph, ...]:
         """The graphs that ``omlab export`` writes; an adapted model may join its head to the base's network."""
         return self.graphs(variant)
+
+    def validate(self, options: Mapping[str, Any], prompts: Prompts | None) -> None:
+        """Raise :class:`omlab.errors.UsageError` for options and prompts that fit no case, before any case is read.
+
+        Optional; the default accepts all that the card allows.
+        """
+
+    def open(self, case: Case, context: Context) -> Session:
+        """Look at a case once, to answer many prompts. Optional: for promptable models."""
+        raise UsageError(
+            f"'{self.card.name}' has no sessions: each of its answers takes the whole run", remedy="Call the model"
+        )
 
     def predict(self, case: Case, context: Context) -> Result:
         """Answer for one case, on the case's own grid."""

@@ -26,6 +26,7 @@ from omlab.report import jsonable
 
 if TYPE_CHECKING:
     from omlab.cases import Case, Found
+    from omlab.prompts import Prompts
 
 RESULT = "result.json"
 
@@ -83,8 +84,10 @@ def run(
     ----------
     formats : formats of the result; that of the input without any.
     picture : also draw ``overview.png``.
-    resume : skip cases whose folder is whole and was made from the same file, model and options.
+    resume : skip cases whose folder is whole and was made from the same file, model, options and prompts.
     reading : arguments of :func:`omlab.cases.read` (``frame``, ``series``, ``nonfinite``).
+    prompts : what is asked of a promptable model, as :meth:`omlab.loading.LoadedModel.__call__` takes it; objects of
+        single cases by the name of the file or of the case's folder.
 
     Yields
     ------
@@ -95,11 +98,12 @@ def run(
     out = Path(out)
     reading = dict(reading or {})
     filled = model.options(options or {})  # a wrong option is one error, not one a case
+    asked = model.asked(prompts, filled)  # and so is a wrong prompt
     prepare_folder(out)
     cancel = cancel or CancelToken()
     found = find([Path(i) for i in inputs], series=reading.get("series"), kinds=model.card.inputs)
     jobs = [
-        _Job(model, item, out, formats, picture, resume, reading, filled, prompts, listener, cancel) for item in found
+        _Job(model, item, out, formats, picture, resume, reading, filled, asked, listener, cancel) for item in found
     ]
     if any(item.error is None for item in found) and not resume:
         model.engines.warm_up()
@@ -138,7 +142,7 @@ class _Job:
     resume: bool
     reading: dict[str, Any]
     options: dict[str, Any]
-    prompts: Any
+    prompts: Prompts | None
     listener: Listener
     cancel: CancelToken
     read_seconds: list[float] = attrs.field(factory=list)
@@ -166,7 +170,7 @@ class _Job:
                 record = self._whole() or {}
                 return Run(self.found.name, "skipped", source, self.folder, record.get("headline", ""))
             outcome = self.model.run(
-                case, prompts=self.prompts, options=self.options, listener=self.listener, cancel=self.cancel
+                case, prompts=self._asked(), options=self.options, listener=self.listener, cancel=self.cancel
             )
             head = self._write(outcome)
             return Run(
@@ -212,7 +216,13 @@ class _Job:
             model_version=card.version,
         )
         if self.picture:
-            drawn = draw(outcome.result, outcome.case, self.folder / "overview.png", title=card.title or card.name)
+            drawn = draw(
+                outcome.result,
+                outcome.case,
+                self.folder / "overview.png",
+                title=card.title or card.name,
+                prompts=outcome.prompts,
+            )
             if drawn is not None:
                 files = files | {"picture": drawn}
         stages["write"] = {"seconds": time.perf_counter() - start, "peak_mb": peak_mb()}
@@ -241,6 +251,7 @@ class _Job:
                 "details": dict(source.details), "warnings": list(source.warnings),
             },
             "options": outcome.options,
+            "prompts": self._prompts_record(),
             "reading": self.reading,
             "result": summarise(outcome.result),
             "engines": outcome.engines,
@@ -267,6 +278,24 @@ class _Job:
 
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:20]
 
+    def _asked(self) -> Prompts | None:
+        """What is asked of this case. Raises :class:`omlab.errors.InputError` if nothing is."""
+        if self.prompts is None:
+            return None
+        from omlab.files import case_stem
+
+        path = self.found.path
+        return self.prompts.for_case(self.found.name, path.name, case_stem(path.name))
+
+    def _prompts_record(self) -> dict[str, Any] | None:
+        """What was asked, as it was given, and a stamp that changes with the files of its masks, too."""
+        asked = self._asked()
+        if asked is None:
+            return None
+        from omlab.prompts import stamp
+
+        return {**asked.as_json(), "stamp": stamp(asked)}
+
     def _whole(self) -> dict[str, Any] | None:
         """The record of a finished case that need not be done again; ``None`` if it must."""
         try:
@@ -280,6 +309,7 @@ class _Job:
                 and record["input"]["stamp"] == self._stamp()
                 and record["options"] == jsonable(self.options)
                 and record["reading"] == jsonable(self.reading)
+                and record.get("prompts") == jsonable(self._prompts_record())
                 and record["sizes"] == sizes
                 and set(self.formats or ()) <= set(record["files"])
             )

@@ -10,7 +10,8 @@ import click
 
 from omlab.cards import Card, Option
 from omlab.cli.main import registry_of
-from omlab.vocabulary import Kind
+from omlab.errors import UsageError
+from omlab.vocabulary import Kind, Prompt
 
 #: Prefix that keeps a card's options apart from the command's own in the parameters that click hands over.
 PREFIX = "card_option_"
@@ -35,13 +36,21 @@ def click_option(option: Option) -> click.Option:
 class CardCommand(click.Command):
     """A command whose first argument names a contribution and which then takes that contribution's options too."""
 
-    def __init__(self, *args: Any, card_of: Callable[[click.Context, str], Card | None], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        card_of: Callable[[click.Context, str], Card | None],
+        more: Callable[[Card | None], list[click.Option]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._card_of = card_of
+        self._card_of, self._more = card_of, more
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         params = super().get_params(ctx)
         card = ctx.meta.get("omlab.card")
+        if self._more is not None:
+            params = [*params, *self._more(card)]
         if card is None:
             return params
         own = {opt for p in params for opt in p.opts}
@@ -67,6 +76,62 @@ def card_options(values: dict[str, Any]) -> dict[str, Any]:
     """The options that the user gave for the card, without those left at their default."""
     given = {key.removeprefix(PREFIX): value for key, value in values.items() if key.startswith(PREFIX)}
     return {key: value for key, value in given.items() if value is not None and value != ()}
+
+
+#: Prompt options of ``omlab run``: name, kind that the model must take (any without), metavar, help.
+_PROMPTS: tuple[tuple[str, Prompt | None, str, str], ...] = (
+    ("point", Prompt.POINT, "X,Y[:0|1]", "A place that belongs to the object, in pixels; :0 for one that does not."),
+    ("box", Prompt.BOX, "X0,Y0,X1,Y1", "A box around the object, in pixels, by two corners."),
+    ("mask", Prompt.MASK, "FILE", "A rough mask of the object on the grid of the case."),
+    ("text", Prompt.TEXT, "TEXT", "What the object is."),
+    ("prompts", None, "FILE", "JSON with any number of named objects, also for single cases."),
+)
+
+
+def prompt_options(card: Card | None) -> list[click.Option]:
+    """``--point --box --mask --text --prompts``; shown where the card takes them, and refused by :func:`prompts_of`
+    where not."""
+    takes = getattr(card, "prompts", ())
+    options = []
+    for name, kind, metavar, text in _PROMPTS:
+        where = " Voxels i,j,k for a volume." if kind in (Prompt.POINT, Prompt.BOX) else ""
+        several = "" if kind in (Prompt.MASK, Prompt.TEXT) else " Several allowed."
+        options.append(
+            click.Option(
+                [f"prompt_{name}", f"--{name}"], multiple=True, metavar=metavar, help=text + where + several,
+                hidden=not (kind in takes if kind else takes),
+            )
+        )  # fmt: skip
+    return options
+
+
+def prompts_of(model: str, card: Card | None, values: dict[str, Any]) -> Any:
+    """Prompts that the user gave; ``None`` without any.
+
+    Raises
+    ------
+    UsageError
+        The model takes none, or none of this kind, or a value is not written as expected.
+    InputError
+        A file that is no prompt file.
+    """
+    given = {name: values.get(f"prompt_{name}") or () for name, _, _, _ in _PROMPTS}
+    if not any(given.values()):
+        return None
+    from omlab.prompts import of_arguments
+
+    takes = getattr(card, "prompts", ())
+    for name, kind, _, _ in _PROMPTS:
+        if given[name] and card is not None and not (kind in takes if kind else takes):
+            known = ", ".join(f"--{n}" for n, k, _, _ in _PROMPTS if k in takes)
+            raise UsageError(
+                f"'{model}' takes no --{name}",
+                remedy=f"It takes {known}" if known else "It takes no prompts: leave it out",
+            )
+    return of_arguments(
+        given["point"], given["box"], [Path(p) for p in given["mask"]], [Path(p) for p in given["prompts"]],
+        given["text"],
+    )  # fmt: skip
 
 
 def find_model_card(ctx: click.Context, token: str) -> Card | None:

@@ -10,10 +10,19 @@ from typing import Any
 import click
 
 from omlab.cli.main import registry_of
-from omlab.cli.options import CardCommand, card_options, engine_options, fetch_options, find_model_card, grant_of
+from omlab.cli.options import (
+    CardCommand,
+    card_options,
+    engine_options,
+    fetch_options,
+    find_model_card,
+    grant_of,
+    prompt_options,
+    prompts_of,
+)
 
 
-@click.command("run", cls=partial(CardCommand, card_of=find_model_card))  # type: ignore[arg-type]
+@click.command("run", cls=partial(CardCommand, card_of=find_model_card, more=prompt_options))  # type: ignore[arg-type]
 @click.argument("model")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the results. [MODEL-results]")
@@ -68,6 +77,7 @@ def command(
     MODEL is a name (omlab list) or a model directory. Every case gets a folder with the result on the input's own
     grid, a picture and result.json. `omlab run MODEL --help` also shows the model's own options.
     """
+    prompts = prompts_of(model, context.meta.get("omlab.card"), others)
     from omlab.api import load
     from omlab.cli.listen import TerminalListener
     from omlab.running import run
@@ -86,7 +96,7 @@ def command(
     rows = []
     for row in run(
         loaded, inputs, target, formats=formats or None, picture=picture, resume=resume, reading=reading,
-        options=card_options(others), listener=listener,
+        options=card_options(others), prompts=prompts, listener=listener,
     ):  # fmt: skip
         listener.clear()
         rows.append(row)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -23,6 +23,9 @@ from omlab.errors import OutputError
 from omlab.files import whole
 from omlab.geometry import Turn
 from omlab.results.types import Classification, Label, Result, Segmentation
+
+if TYPE_CHECKING:
+    from omlab.prompts import Prompts
 
 BACKGROUND, PANEL, TEXT, FAINT = (17, 19, 24), (0, 0, 0), (236, 238, 242), (140, 147, 160)
 MARGIN, GAP, SIDE = 28, 14, 470
@@ -48,8 +51,12 @@ PLANES = (
 )
 
 
-def draw(result: Result, case: Case, path: Path, *, title: str = "") -> Path | None:
+def draw(result: Result, case: Case, path: Path, *, title: str = "", prompts: Prompts | None = None) -> Path | None:
     """Draw ``result`` over ``case`` into the PNG ``path``; ``None`` where there is nothing to see (an embedding).
+
+    Parameters
+    ----------
+    prompts : what was asked, on the grid of the case; drawn over a picture.
 
     Raises
     ------
@@ -59,7 +66,7 @@ def draw(result: Result, case: Case, path: Path, *, title: str = "") -> Path | N
     if isinstance(result, Segmentation) and isinstance(case, Volume):
         picture = _volume(result, case, title)
     elif isinstance(result, Segmentation) and isinstance(case, Image):
-        picture = _image(result, case, title)
+        picture = _image(result, case, title, prompts)
     elif isinstance(result, Classification) and isinstance(case, Image):
         picture = _classes(result, case, title)
     else:
@@ -117,12 +124,14 @@ def _volume(result: Segmentation, case: Volume, title: str) -> Pillow.Image:
     return sheet
 
 
-def _image(result: Segmentation, case: Image, title: str) -> Pillow.Image:
+def _image(result: Segmentation, case: Image, title: str, prompts: Prompts | None = None) -> Pillow.Image:
     rgb = case.rgb8()
     rows, columns = rgb.shape[:2]
     factor = min(900 / max(rows, columns), 6.0)
     size = (max(1, round(columns * factor)), max(1, round(rows * factor)))
     panel = _overlay(Pillow.fromarray(rgb), result.labels, result.structures, size)
+    if prompts is not None:
+        _prompts(panel, prompts, result.structures, factor)
     width = max(panel.width, 420) + 2 * MARGIN
     legend = _legend(result, width - 2 * MARGIN)
     sheet = Pillow.new("RGB", (width, 78 + panel.height + 16 + legend.height + MARGIN), BACKGROUND)
@@ -130,6 +139,39 @@ def _image(result: Segmentation, case: Image, title: str) -> Pillow.Image:
     sheet.paste(panel, (MARGIN, 78))
     sheet.paste(legend, (MARGIN, 78 + panel.height + 16))
     return sheet
+
+
+def _prompts(panel: Pillow.Image, prompts: Prompts, structures: Sequence[Label], factor: float) -> None:
+    """What was asked: boxes dashed in the colour of their structure, points as discs, those of the background
+    crossed out."""
+    pen = ImageDraw.Draw(panel)
+    colours = {label.name: label.colour for label in structures}
+    for item in prompts.objects:
+        colour = colours.get(item.label, TEXT)
+        for box in item.boxes:
+            left, top, right, bottom = (factor * (v + 0.5) for v in (*box.low, *box.high))
+            for start, end in (
+                ((left, top), (right, top)), ((right, top), (right, bottom)),
+                ((right, bottom), (left, bottom)), ((left, bottom), (left, top)),
+            ):  # fmt: skip
+                _dashed(pen, start, end, colour)
+        for point in item.points:
+            x, y = (factor * (v + 0.5) for v in point.at)
+            pen.ellipse((x - 6, y - 6, x + 6, y + 6), fill=colour if point.positive else PANEL, outline=TEXT, width=2)
+            if not point.positive:
+                pen.line((x - 4, y - 4, x + 4, y + 4), fill=TEXT, width=2)
+                pen.line((x - 4, y + 4, x + 4, y - 4), fill=TEXT, width=2)
+
+
+def _dashed(
+    pen: ImageDraw.ImageDraw, start: tuple[float, float], end: tuple[float, float], colour: tuple[int, int, int]
+) -> None:
+    length = max(abs(end[0] - start[0]), abs(end[1] - start[1]))
+    for at in np.arange(0, length, 12).tolist():
+        ends = [
+            tuple(a + (b - a) * min(s, length) / length for a, b in zip(start, end, strict=True)) for s in (at, at + 7)
+        ]
+        pen.line((*ends[0], *ends[1]), fill=colour, width=2)
 
 
 def _classes(result: Classification, case: Image, title: str) -> Pillow.Image:

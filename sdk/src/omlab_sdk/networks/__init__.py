@@ -1,0 +1,1 @@
+"""Networks that several models share, with the state-dict names of their upstream."""
