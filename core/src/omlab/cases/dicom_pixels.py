@@ -6,6 +6,7 @@ values stay integers wherever that is exact.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,13 @@ class _Rescaled:
             kind = np.float32
         self.array: NDArray[Any] = np.empty(shape, kind)
 
+    @property
+    def settled(self) -> bool:
+        """No slice can hold values that need another type, by the bits that it stores."""
+        if self.identity or self.array.dtype.kind == "f":
+            return True
+        return all(self._fits(self._possible(frame)) for frame in self._frames)
+
     def put(self, k: int, values: NDArray[Any]) -> None:
         """Store slice ``k``, [row, column] of stored values."""
         frame = self._frames[k]
@@ -143,37 +151,62 @@ class _Rescaled:
             else:
                 out[...] = values.astype(wide) * wide(slope) + wide(intercept)
 
-    def _ends(self, frame: Frame, values: NDArray[Any]) -> list[float]:
+    def _ends(self, frame: Frame, values: NDArray[Any]) -> tuple[float, float]:
         """Least and greatest rescaled value: those that the stored bits allow if they fit, else those that occur."""
+        ends = self._possible(frame)
+        return ends if self._fits(ends) else _rescaled_ends(frame, int(values.min()), int(values.max()))
+
+    def _possible(self, frame: Frame) -> tuple[float, float]:
         bits = int(frame.header.get("BitsStored", 8 * self._stored.itemsize))
-        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if self._stored.kind == "i" else (0, 2**bits - 1)
-        ends = sorted((low * frame.slope + frame.intercept, high * frame.slope + frame.intercept))
+        signed = self._stored.kind == "i"
+        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+        return _rescaled_ends(frame, low, high)
+
+    def _fits(self, ends: tuple[float, float]) -> bool:
         limits = np.iinfo(self.array.dtype)
-        if limits.min <= ends[0] and ends[1] <= limits.max:
-            return ends
-        low, high = int(values.min()), int(values.max())
-        return sorted((low * frame.slope + frame.intercept, high * frame.slope + frame.intercept))
+        return bool(limits.min <= ends[0] and ends[1] <= limits.max)
+
+
+def _rescaled_ends(frame: Frame, low: int, high: int) -> tuple[float, float]:
+    one, other = low * frame.slope + frame.intercept, high * frame.slope + frame.intercept
+    return min(one, other), max(one, other)
 
 
 def _native(frames: Sequence[Frame], stored: np.dtype[Any], rows: int, columns: int, writer: _Rescaled) -> None:
+    """Straight from the files into the volume. Reading and arithmetic leave Python, so parts go side by side where no
+    slice can change the type of all."""
     size = rows * columns * stored.itemsize
-    scratch = np.empty((rows, columns), stored)
-    for k, frame in enumerate(frames):
-        header = frame.header
-        target = writer.array[k] if writer.identity else scratch
-        with open(header.path, "rb", buffering=0) as file:
-            file.seek((header.pixels_at or 0) + frame.index * size)
-            view, done = memoryview(target).cast("B"), 0
-            while done < size and (got := file.readinto(view[done:])):
-                done += got
-        if done < size:
-            raise InputError(
-                f"{header.path.name}: is cut short, {done} of {size} bytes of pixels are there",
-                remedy="Fetch or export it again",
-            )
-        _drop_unused_bits(target, header)
-        if not writer.identity:
-            writer.put(k, target)
+    workers = min(usable_cpus(), len(frames)) if writer.settled else 1
+
+    def part(numbers: range) -> None:
+        scratch = np.empty((rows, columns), stored)
+        for k in numbers:
+            target = writer.array[k] if writer.identity else scratch
+            _read_into(target, frames[k], size)
+            _drop_unused_bits(target, frames[k].header)
+            if not writer.identity:
+                writer.put(k, target)
+
+    if workers == 1:
+        part(range(len(frames)))
+        return
+    edges = [len(frames) * n // workers for n in range(workers + 1)]
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(part, [range(low, high) for low, high in itertools.pairwise(edges)]))
+
+
+def _read_into(target: NDArray[Any], frame: Frame, size: int) -> None:
+    """The stored values of a frame as the bytes of ``target``."""
+    header, view, done = frame.header, memoryview(target).cast("B"), 0
+    with open(header.path, "rb", buffering=0) as file:
+        file.seek((header.pixels_at or 0) + frame.index * size)
+        while done < size and (got := file.readinto(view[done:])):
+            done += got
+    if done < size:
+        raise InputError(
+            f"{header.path.name}: is cut short, {done} of {size} bytes of pixels are there",
+            remedy="Fetch or export it again",
+        )
 
 
 def _drop_unused_bits(values: NDArray[Any], header: Header) -> None:
