@@ -28,6 +28,9 @@ class Judge(StrEnum):
     EMBEDDING = "embedding"
     #: Class logits on the last axis: greatest gap of the soft-maxed values, and arg-max.
     LOGITS = "logits"
+    #: Next-token logits of a language model on the last axis: how many times greater the engine's perplexity is than
+    #: the reference's on text that the reference itself would write, exp of the mean Kullback-Leibler divergence.
+    LANGUAGE = "language"
     #: Any other tensor: relative error (norm of the difference over the norm of the reference).
     VALUES = "values"
 
@@ -71,6 +74,7 @@ class Tolerance:
     cosine: float | None = None
     relative: float | None = None
     gap: float | None = None
+    perplexity: float | None = None
 
 
 #: By judge and precision. float32 differs from the reference only by the order of sums; bfloat16 keeps 8 bits
@@ -100,6 +104,13 @@ TOLERANCES: dict[Judge, dict[Precision, Tolerance]] = {
         Precision.BFLOAT16: Tolerance(relative=5e-2),
         Precision.INT8: Tolerance(relative=0.1),
     },
+    Judge.LANGUAGE: {
+        Precision.FLOAT32: Tolerance(perplexity=1.0001),
+        Precision.FLOAT16: Tolerance(perplexity=1.001),
+        Precision.BFLOAT16: Tolerance(perplexity=1.01),
+        Precision.INT8: Tolerance(perplexity=1.02),
+        Precision.INT4: Tolerance(perplexity=1.15),
+    },
 }
 TOLERANCES[Judge.PROBABILITY] = TOLERANCES[Judge.LABELS]
 
@@ -117,6 +128,8 @@ class Graph:
     sources : modules whose text defines the network, ``("omlab_deepbet.network",)``; they enter the digest, so
         that a changed network is never served from an old engine.
     config : JSON-able constructor arguments of the network; part of the digest.
+    engines : the only engines that can run it, by name; any without one. An engine that serves one family of networks
+        (:attr:`omlab.engines.base.Backend.general`) runs only graphs that name it.
     """
 
     name: str
@@ -126,6 +139,7 @@ class Graph:
     tolerances: Mapping[Precision, Tolerance] = attrs.field(factory=dict)
     sources: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     config: Mapping[str, object] = attrs.field(factory=dict)
+    engines: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
     def judge_of(self, output: str) -> Judge:
         """How output ``output`` is compared."""

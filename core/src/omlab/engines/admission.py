@@ -99,6 +99,13 @@ class Admission:
         except EngineError as error:
             raise NotAdmitted(error.message, error.remedy) from error
 
+    def _network(self) -> Any:
+        """The torch module; the reference is taken from it first, so that what builds from it cannot change that."""
+        try:
+            return self.origin.network()
+        except EngineError as error:
+            raise NotAdmitted(error.message, error.remedy) from error
+
     def _check_rejection(self, key: Key) -> None:
         rejected = self.store.rejection(key)
         if rejected is None:
@@ -133,12 +140,16 @@ class Admission:
 
     def _build(self, candidate: Candidate, key: Key) -> tuple[Engine, ParityRecord]:
         backend, graph = candidate.backend, self.subject.graph
-        onnx = self.onnx()
+        network = self._network() if backend.builds_from_network else None
+        onnx = self.onnx() if network is None else Path("absent.onnx")
         self.subject.tell(candidate.tried("").label)
         start = time.perf_counter()
         with self.store.making(key) as folder:
             try:
-                backend.build(graph, onnx, folder, candidate.target)
+                if network is None:
+                    backend.build(graph, onnx, folder, candidate.target)
+                else:
+                    backend.build_network(graph, network, folder, candidate.target)
             except Exception as error:  # a backend's code: whatever it raises is that backend's failure
                 raise self._failed(key, error, time.perf_counter() - start) from error
             seconds = time.perf_counter() - start

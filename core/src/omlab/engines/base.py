@@ -68,6 +68,10 @@ class Backend:
     #: The backend runs the torch module itself: :meth:`load_network` is called in place of :meth:`build` and
     #: :meth:`load`, and no ONNX file is made for it.
     takes_network = False
+    #: Runs any graph; ``False``: only graphs that name it in :attr:`omlab.graphs.Graph.engines`.
+    general = True
+    #: :meth:`build_network` makes the artefact from the torch module in place of :meth:`build` from an ONNX file.
+    builds_from_network = False
 
     def __init__(self, card: EngineCard) -> None:
         self.card = card
@@ -114,6 +118,11 @@ class Backend:
     def build(self, graph: Graph, onnx: Path, folder: Path, target: Target, **settings: Any) -> None:
         """Turn an ONNX file into the backend's own artefact under ``folder``. The default copies nothing: the
         engine is loaded from ``onnx`` itself."""
+
+    def build_network(self, graph: Graph, network: torch.nn.Module, folder: Path, target: Target) -> None:
+        """Turn a torch module in eval mode into the backend's own artefact: files directly under ``folder``, where
+        :attr:`builds_from_network` says so."""
+        raise TypeError(f"{type(self).__name__} must define build_network()")
 
     def needs_onnx(self, folder: Path) -> bool:
         """Does :meth:`load` read the ONNX file, or only what :meth:`build` left in ``folder``?"""

@@ -106,6 +106,11 @@ def candidates(
         if wish.engine not in (AUTO, backend.card.name):
             continue
         name = backend.card.name
+        if name not in graph.engines if graph.engines else not backend.general:
+            if wish.engine == name:
+                runs = f"it runs on {' or '.join(graph.engines)}" if graph.engines else "it is for another kind of network"
+                tried.append(Tried(name, "", "", f"cannot run '{graph.name}', {runs}"))
+            continue
         reason = backend.unavailable()
         if reason:
             tried.append(Tried(name, "", "", reason))

@@ -112,6 +112,7 @@ class Origin:
         self.subject = subject
         self.store = store
         self._failure: EngineError | None = None
+        self._network: Any = None
 
     def onnx(self) -> Path:
         """Path of the verified ONNX file; exported if it is not here. Raises :class:`EngineError`."""
@@ -153,6 +154,16 @@ class Origin:
     def inputs(self) -> list[dict[str, np.ndarray]]:
         """Inputs of all examples."""
         return [inputs for inputs, _ in self.examples()]
+
+    def network(self) -> Any:
+        """The torch module, with the reference taken and kept. Raises :class:`EngineError`."""
+        if self._network is None:
+            self.subject.tell("torch network")
+            network = self.subject.network()
+            if self.store.find(self.subject.key("reference")) is None:
+                self._reference(self.subject.key("reference"), network)
+            self._network = network
+        return self._network
 
     def _export(self, key: Key) -> Any:
         subject = self.subject

@@ -57,6 +57,7 @@ class OutputParity:
     cosine : smallest cosine of two vectors on the last axis.
     relative : norm of the difference over the norm of the reference.
     gap : greatest difference of soft-maxed values (of the sigmoid, for a single logit).
+    perplexity : how many times greater it is than the reference's on text that the reference would write.
     deviation : the greatest difference and where it is.
     why_not : why the output is not admitted, empty where it is.
     """
@@ -68,6 +69,7 @@ class OutputParity:
     cosine: float | None = None
     relative: float | None = None
     gap: float | None = None
+    perplexity: float | None = None
     deviation: Deviation | None = None
     why_not: str = ""
 
@@ -140,7 +142,9 @@ class ParityRecord:
             if deviation is not None:
                 numbers = {name: float(deviation[name]) for name in ("expected", "found")}
                 deviation = Deviation(example=deviation["example"], index=deviation["index"], **numbers)
-            figures: dict[str, Any] = {name: None if row[name] is None else float(row[name]) for name in _FIGURES}
+            figures: dict[str, Any] = {
+                name: None if row.get(name) is None else float(row[name]) for name in _FIGURES
+            }
             outputs.append(
                 OutputParity(
                     output=row["output"], judge=row["judge"], deviation=deviation, why_not=row["why_not"], **figures
@@ -152,7 +156,7 @@ class ParityRecord:
 
 
 #: Figure -> whether a greater value is better.
-_FIGURES = {"flips_ppm": False, "dice": True, "cosine": True, "relative": False, "gap": False}
+_FIGURES = {"flips_ppm": False, "dice": True, "cosine": True, "relative": False, "gap": False, "perplexity": False}
 
 
 def compare(
@@ -308,6 +312,24 @@ def _logits(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
     return {"gap": float(gap), "flips_ppm": float(flips) * 1e6}
 
 
+def _language(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
+    """Next-token logits on the last axis: the mean over all positions, in nats, as a factor."""
+    total = 0.0
+    rows = expected.reshape(-1, expected.shape[-1])
+    for reference, engine in zip(rows, found.reshape(rows.shape), strict=True):  # a vocabulary is large
+        a, b = _log_softmax(reference), _log_softmax(engine)
+        total += float(np.sum(np.exp(a) * (a - b)))
+    flips = np.count_nonzero(expected.argmax(axis=-1) != found.argmax(axis=-1)) / len(rows)
+    return {"perplexity": math.exp(max(0.0, total / len(rows))), "flips_ppm": flips * 1e6}
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    wide: np.ndarray = logits.astype(np.float64)
+    wide -= wide.max()
+    wide -= math.log(float(np.exp(wide).sum()))
+    return wide
+
+
 def _values(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
     return {"relative": _relative(expected, found)}
 
@@ -336,6 +358,7 @@ _MEASURES = {
     Judge.PROBABILITY: _probability,
     Judge.EMBEDDING: _embedding,
     Judge.LOGITS: _logits,
+    Judge.LANGUAGE: _language,
     Judge.VALUES: _values,
 }
 
@@ -354,4 +377,6 @@ def _words(row: OutputParity) -> str:
         words.append(f"relative error {row.relative:.2g}")
     if row.gap is not None:
         words.append(f"gap {row.gap:.2g}")
+    if row.perplexity is not None:
+        words.append(f"perplexity times {row.perplexity:.5f}")
     return ", ".join(words)
