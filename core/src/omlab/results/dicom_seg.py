@@ -16,6 +16,7 @@ from omlab.errors import InputError, UsageError, require
 from omlab.files import whole
 from omlab.results.colours import colour_of
 from omlab.results.identity import uid_of
+from omlab.results.planes import stacked
 from omlab.results.types import Label, Segmentation
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ def write_segmentation(
     from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
     sources, frames = _sources(case)
-    labels = result.labels.T[None] if result.labels.ndim == 2 else result.labels
-    stack = labels.transpose(2, 1, 0) if result.labels.ndim == 3 else result.labels[None]
+    stack = stacked(result.labels) if result.labels.ndim == 3 else result.labels[None]
     if frames:  # the order in the file, which the reader may have turned
         stack = stack[np.argsort(frames)]
     top = max((label.value for label in result.structures), default=0)
@@ -73,13 +73,14 @@ def write_segmentation(
         for number, label in enumerate(result.structures, start=1):
             table[label.value] = number
         stack = table[stack]
+    stack = np.ascontiguousarray(stack)
     kind = "dicom-seg-binary" if binary else "dicom-seg"
-    identity = (case.source.details.get("series_uid", ""), kind, name, model_version, np.ascontiguousarray(stack))
+    identity = (case.source.details.get("series_uid", ""), kind, name, model_version, stack)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about values of the source that are no concern of the mask
         segmentation = highdicom.seg.Segmentation(
             source_images=sources,
-            pixel_array=np.ascontiguousarray(stack),
+            pixel_array=stack,
             segmentation_type="BINARY" if binary else "LABELMAP",
             segment_descriptions=segments,
             series_instance_uid=uid_of("series", *identity),
