@@ -24,6 +24,8 @@ class Judge(StrEnum):
     LABELS = "labels"
     #: One channel of probabilities in 0..1: label is p > 0.5.
     PROBABILITY = "probability"
+    #: Logits of masks that may overlap, one mask a map: the sign of every element.
+    MASKS = "masks"
     #: Feature vectors on the last axis: cosine and relative error.
     EMBEDDING = "embedding"
     #: Class logits on the last axis: greatest gap of the soft-maxed values, and arg-max.
@@ -112,7 +114,7 @@ TOLERANCES: dict[Judge, dict[Precision, Tolerance]] = {
         Precision.INT4: Tolerance(perplexity=1.15),
     },
 }
-TOLERANCES[Judge.PROBABILITY] = TOLERANCES[Judge.LABELS]
+TOLERANCES[Judge.PROBABILITY] = TOLERANCES[Judge.MASKS] = TOLERANCES[Judge.LABELS]
 
 
 @attrs.frozen

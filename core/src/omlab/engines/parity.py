@@ -280,6 +280,10 @@ def _probability(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
     return _overlap(expected > 0.5, found > 0.5)
 
 
+def _masks(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
+    return _overlap(expected > 0, found > 0)
+
+
 def _overlap(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
     """Flips and Dice of two label maps, 0 being background."""
     flips = int(np.count_nonzero(expected != found))
@@ -356,6 +360,7 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 _MEASURES = {
     Judge.LABELS: _labels,
     Judge.PROBABILITY: _probability,
+    Judge.MASKS: _masks,
     Judge.EMBEDDING: _embedding,
     Judge.LOGITS: _logits,
     Judge.LANGUAGE: _language,

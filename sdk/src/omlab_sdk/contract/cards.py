@@ -24,7 +24,7 @@ def card_complete(subject: Subject) -> str:
             if len(text) < least or "TODO" in text or "..." in text:
                 raise Broken(f"model '{card.name}': {field} says too little: '{text}'", f"Fill {field} in omlab.toml")
         if any("segmentation" in (v.outputs or card.outputs) for v in card.variants) and not (
-            card.labels or all(v.labels for v in card.variants)
+            card.labels or card.prompts or all(v.labels for v in card.variants)  # prompts bring their own names
         ):
             raise Broken(f"model '{card.name}' segments but names no labels", "Add labels to omlab.toml")
         for reported in card.reported:

@@ -24,7 +24,7 @@ from omlab.running import run
 from omlab.vocabulary import InputKind, Kind
 from omlab.weights import missing
 from omlab_sdk.contract.base import Broken, Skipped, Subject
-from omlab_sdk.contract.samples import SAMPLES, volume, write_sample
+from omlab_sdk.contract.samples import SAMPLES, sample_prompts, volume, write_sample
 
 
 class Seeded(Model):
@@ -46,6 +46,12 @@ class Seeded(Model):
         network = self._model.untrained(graph, variant)
         seed_module(network)
         return network.eval()
+
+    def validate(self, options: Any, prompts: Any) -> None:
+        self._model.validate(options, prompts)
+
+    def open(self, case: Any, context: Any) -> Any:
+        return self._model.open(case, context)
 
     def predict(self, case: Any, context: Any) -> Any:
         return self._model.predict(case, context)
@@ -161,7 +167,7 @@ def end_to_end(subject: Subject) -> str:
         folder = subject.work / "cases" / loaded.card.name
         folder.mkdir(parents=True, exist_ok=True)
         path = write_sample(kind, folder)
-        (row,) = run(loaded, [path], folder / "out")
+        (row,) = run(loaded, [path], folder / "out", prompts=sample_prompts(loaded.card.prompts, kind))
         if row.status == "failed":
             if isinstance(row.error, InputError):
                 told.append(f"{loaded.card.name} refuses the synthetic sample: {row.cause}")
@@ -205,7 +211,8 @@ def geometry(subject: Subject) -> str:
         turn = Turn.to(case.geometry, "PIR")
         turned = attrs.evolve(case, voxels=np.ascontiguousarray(turn.apply(case.voxels)), geometry=turn.target)
         try:
-            straight, other = loaded(case), loaded(turned)
+            asked = sample_prompts(loaded.card.prompts, InputKind.VOLUME)
+            straight, other = loaded(case, prompts=asked), loaded(turned, prompts=asked)
         except InputError as error:
             raise Skipped(f"{loaded.card.name} refuses the synthetic sample: {error.message}") from None
         if isinstance(straight, Segmentation) and isinstance(other, Segmentation):
@@ -237,7 +244,7 @@ def bad_inputs(subject: Subject) -> str:
             bad["wrong kind"] = write_sample(wrong_kind, folder)
         for what, path in bad.items():
             out = folder / "out"
-            (row,) = run(loaded, [path], out)
+            (row,) = run(loaded, [path], out, prompts=sample_prompts(loaded.card.prompts, wrong_kind))
             if row.status != "failed" or row.code == "defect":
                 raise Broken(
                     f"{loaded.card.name}: a {what} file gives '{row.status}' {row.cause}", "Raise an InputError"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from omlab.cases import Image, Volume
 from omlab.cases.types import Case
 from omlab.geometry import Geometry
-from omlab.vocabulary import InputKind
+from omlab.vocabulary import InputKind, Prompt
 
 
 def sample(kind: InputKind) -> Case | None:
@@ -50,6 +51,22 @@ def image() -> Image:
     vessels = 0.5 + 0.5 * np.sin(9 * rows + 3 * np.sin(7 * columns))
     pixels = np.stack([180 * disc, 90 * disc * vessels, 40 * disc * (1 - vessels)], axis=2)
     return Image(name="sample", pixels=pixels.astype(np.uint8))
+
+
+def sample_prompts(takes: Collection[Prompt], kind: InputKind) -> list[dict[str, object]] | None:
+    """One object in the sample of this kind, by the prompts that a model takes; ``None`` where it takes none."""
+    centre, box = {
+        InputKind.IMAGE: ([130, 150], [40, 40, 220, 260]),
+        InputKind.VOLUME: ([36, 40, 30], [10, 10, 10, 60, 70, 50]),
+    }.get(kind, ([0, 0], [0, 0, 1, 1]))
+    item: dict[str, object] = {"label": "sample"}
+    if Prompt.POINT in takes:
+        item["points"] = [centre]
+    if Prompt.BOX in takes:
+        item["boxes"] = [box]
+    if Prompt.TEXT in takes:
+        item["text"] = "the sample"
+    return [item] if len(item) > 1 else None
 
 
 def write_sample(kind: InputKind, folder: Path) -> Path:

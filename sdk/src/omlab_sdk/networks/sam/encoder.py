@@ -5,6 +5,7 @@ Tokens are [batch, row, column, width] throughout. State-dict names are upstream
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -82,17 +83,17 @@ class Attention(nn.Module):
         token are the bias of ``qkv``. One more key stands for all of them: its logit is the logarithm of the sum of
         what each would weigh. That is exact. Padded queries are cut off in the end and are not computed at all.
         """
-        batch, rows, columns, width = x.shape
+        rows, columns = x.shape[1], x.shape[2]
         qkv = self.qkv(x)
         bands = []
         for top, bottom in _bands(rows, window):
-            across = [
+            parts = [
                 self._windows(
                     qkv[:, top:bottom, left:right], min(window, bottom - top), min(window, right - left), window
                 )
                 for left, right in _bands(columns, window)
             ]
-            bands.append(torch.cat(across, dim=2))
+            bands.append(torch.cat(parts, dim=2))
         return cast(Tensor, self.proj(torch.cat(bands, dim=1)))
 
     def _windows(self, qkv: Tensor, rows: int, columns: int, window: int) -> Tensor:
@@ -100,20 +101,18 @@ class Attention(nn.Module):
         batch, height, width = qkv.shape[0], qkv.shape[1], qkv.shape[2]
         query, key, value = self._split(to_windows(qkv, rows, columns))
         padded = window * window - rows * columns
-        down = across = None
+        bias = extra = None
         if self.relative:
             down, across = self._bias(query, rows, columns, window, window)
-        bias = None
-        if down is not None and across is not None:
             bias = (down[..., :rows, None] + across[..., None, :columns]).flatten(-2)
+            extra = _weight_of_padding(down, across, rows, columns) if padded else None
         if padded:
-            if down is not None and across is not None:
-                extra = _weight_of_padding(down, across, rows, columns)
-            else:
-                extra = query.new_full((*query.shape[:3], 1), padded).log()
-            real = extra.new_zeros(*query.shape[:3], rows * columns) if bias is None else bias
-            bias = torch.cat([real, extra], dim=-1)
-            key, value = (torch.cat([t, self._padding(t, part)], dim=2) for t, part in ((key, 1), (value, 2)))
+            if bias is None or extra is None:
+                bias = query.new_zeros(*query.shape[:3], rows * columns)
+                extra = query.new_full((*query.shape[:3], 1), math.log(padded))
+            bias = torch.cat([bias, extra], dim=-1)
+            key = torch.cat([key, self._padding(key, 1)], dim=2)
+            value = torch.cat([value, self._padding(value, 2)], dim=2)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         mixed = mixed.transpose(1, 2).reshape(-1, rows, columns, qkv.shape[3] // 3)
         return from_windows(mixed, batch, height, width)
