@@ -36,8 +36,12 @@ class Body(VideoTransformer):
         self.fpn2 = nn.Sequential(nn.ConvTranspose2d(width, width, 2, 2))
 
     def maps(self, frames: Tensor) -> list[Tensor]:
-        """[frame, 3, row, column] to maps of stride 8, 16 and 32; every frame by itself."""
-        patches = self.features(frames[:, :, None])[:, 0]
+        """[frame, 3, row, column] to maps of stride 8, 16 and 32. Every frame by itself; while training, the frames
+        are one clip."""
+        if self.training:
+            patches = self.features(frames.transpose(0, 1)[None])[0]
+        else:
+            patches = self.features(frames[:, :, None])[:, 0]
         rows, columns = frames.shape[2] // self.patch_size, frames.shape[3] // self.patch_size
         middle = patches.transpose(1, 2).reshape(-1, patches.shape[2], rows, columns)
         return [self.fpn2(middle), middle, F.max_pool2d(middle, 2)]
@@ -224,19 +228,25 @@ class Region(nn.Module):
 class Detector(nn.Module):
     """Key frame and references [1 + references, 3, row, column] to the raw outputs of each level."""
 
-    def __init__(
-        self, *, out_channels: int = 256, classes: int = 2, **settings: Any
-    ) -> None:
+    def __init__(self, *, out_channels: int = 256, classes: int = 2, **settings: Any) -> None:
         super().__init__()
         self.backbone = Backbone(Body(**settings), out_channels)
         self.rpn = Region(Head(out_channels, classes))
+
+    def pyramid(self, frames: Tensor) -> list[Tensor]:
+        """[frame, channel, row, column] of each level. In one go while training; else one frame after the other, like
+        upstream, as sums come out a little different in a batch."""
+        if self.training:
+            return self.backbone(frames)  # type: ignore[no-any-return]
+        found = [self.backbone(frame[None]) for frame in frames]
+        return [torch.cat(level) for level in zip(*found, strict=True)]
 
     def forward(self, frames: Tensor) -> dict[str, list[Tensor]]:
         """Lists over the levels: ``p`` of all frames; ``cls``, ``centerness``, ``box``, ``pre_box`` [1, place, 4],
         ``stft_cls`` and ``stft_box`` of the key frame."""
         names = ("p", "cls", "centerness", "box", "pre_box", "stft_cls", "stft_box")
         found: dict[str, list[Tensor]] = {name: [] for name in names}
-        for level, features in enumerate(self.backbone(frames)):
+        for level, features in enumerate(self.pyramid(frames)):
             alone = self.rpn.head.of_frame(features, level)
             classes, boxes = self.rpn.head.join(alone["cls_tower"], alone["bbox_tower"], alone["box"], level)
             found["p"].append(features)

@@ -20,6 +20,15 @@ EPSILON = 1e-6
 BASE: dict[str, Any] = {"embed_dim": 768, "depth": 12, "num_heads": 12}
 
 
+def mix(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention, [..., token, channel]. The fused kernel on a GPU; the plain formula on a processor, where it equals
+    upstream's to the last bit, which matters to maps of one pixel in the detection network: a group norm over two
+    numbers makes much of little."""
+    if query.is_cuda:
+        return F.scaled_dot_product_attention(query, key, value)
+    return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(dim=-1) @ value
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over the last but one axis of [..., tokens, width]."""
 
@@ -39,7 +48,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[sample, tokens, width] to the same."""
         query, key, value = self._heads(x)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = mix(query, key, value)
         return cast(Tensor, self.proj(mixed.transpose(1, 2).reshape(x.shape)))
 
     def over_frames(self, x: Tensor) -> Tensor:
@@ -47,7 +56,7 @@ class Attention(nn.Module):
         batch, frames, patches, width = x.shape
         qkv = self.qkv(x).reshape(batch, frames, patches, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(3, 0, 2, 4, 1, 5)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = mix(query, key, value)
         return cast(Tensor, self.proj(mixed.permute(0, 3, 1, 2, 4).reshape(x.shape)))
 
     def first(self, x: Tensor) -> Tensor:
@@ -60,7 +69,7 @@ class Attention(nn.Module):
         def split(y: Tensor) -> Tensor:
             return y.reshape(x.shape[0], -1, self.heads, width // self.heads).transpose(1, 2)
 
-        mixed = F.scaled_dot_product_attention(split(query), split(key), split(value))
+        mixed = mix(split(query), split(key), split(value))
         return cast(Tensor, self.proj(mixed.reshape(-1, width)))
 
     def probabilities(self, x: Tensor) -> Tensor:
@@ -88,15 +97,11 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def factor(self, samples: int, like: Tensor) -> Tensor | None:
-        """[sample], 0 or the scale; ``None`` where nothing is ever left out."""
-        if not self.training or self.rate == 0:
-            return None
-        return like.new_empty(samples).bernoulli_(1 - self.rate) / (1 - self.rate)
-
     def forward(self, x: Tensor) -> Tensor:
-        factor = self.factor(x.shape[0], x)
-        return x if factor is None else x * factor.reshape(-1, *(1,) * (x.ndim - 1))
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        return x * (x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep) / keep)
 
 
 class Block(nn.Module):
@@ -140,11 +145,9 @@ class Block(nn.Module):
         mixed = mixed.reshape(batch, frames, 1 + count, width)
         cls = cls + mixed[:, :, 0].mean(dim=1)
         patches = patches + mixed[:, :, 1:]
-        change, changes = self.mlp(self.norm2(cls)), self.mlp(self.norm2(patches))
-        factor = self.drop_path.factor(batch, cls)
-        if factor is not None:  # all tokens of a sample share their fate
-            change, changes = change * factor[:, None], changes * factor[:, None, None, None]
-        return cls + change, patches + changes
+        tokens = torch.cat([cls[:, None], patches.flatten(1, 2)], dim=1)
+        tokens = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        return tokens[:, 0], tokens[:, 1:].reshape(batch, frames, count, width)
 
     def last(self, cls: Tensor, patches: Tensor) -> Tensor:
         """The class tokens alone, [sample, width]: what is left of the work where nobody asks for the patches."""
