@@ -25,12 +25,15 @@ class Item:
     split : ``"train"``, ``"val"``, ``"test"`` or ``"all"``.
     read : gives the case.
     reference : gives the reference answer, or ``None`` where there is none.
+    prompts : gives what a promptable model is asked, as :func:`omlab.prompts.coerce` takes it; models that take no
+        prompts are not told.
     """
 
     name: str
     split: str
     read: Any
     reference: Any = None
+    prompts: Any = None
 
     def case(self) -> Case:
         """Read the case."""
@@ -39,6 +42,10 @@ class Item:
     def truth(self) -> Result | None:
         """Read the reference."""
         return None if self.reference is None else self.reference()
+
+    def asked(self) -> Any:
+        """Read the prompts; ``None`` where there are none."""
+        return None if self.prompts is None else self.prompts()
 
 
 class Dataset:

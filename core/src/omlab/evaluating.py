@@ -80,7 +80,8 @@ def evaluate(
                 reference = item.truth()
                 if reference is None:
                     continue
-                prediction = loaded.run(item.case(), options=options).result
+                prompts = item.asked() if loaded.card.prompts else None
+                prediction = loaded.run(item.case(), prompts=prompts, options=options).result
             except Cancelled:
                 raise
             except OmlabError as error:

@@ -16,7 +16,7 @@ from omlab_sam_med2d import losses, metrics, protocol
 from omlab_sam_med2d.checkpoint import resized
 from omlab_sam_med2d.network import SIZES, Decoder, Encoder, Sam
 from omlab_sam_med2d.predictor import Predictor, keep, sigmoid, stability
-from omlab_sam_med2d.preprocess import Frame, encoder_input, frame_of
+from omlab_sam_med2d.preprocess import Frame, encoder_input, frame_of, normalise
 from omlab_sdk.golden import Golden, GoldenError, seed_module, weight
 
 GOLDENS = ("sam-med2d",)
@@ -235,6 +235,11 @@ def _onnx(golden: Golden) -> Arrays:
     _, decode = _engines(sam)
     described = golden.meta.get("outputs", {})
     found: Arrays = {}
+    if _has(golden, "input_image"):
+        image = golden.input("input_image")
+        if image.ndim == 3:  # upstream's graph with its pre-processing inside
+            image = _resized_by_torch(normalise(image), sam.image_encoder.img_size)
+        found["image_embeddings"] = sam.image_encoder(_tensor(image)).numpy()
     if _has(golden, "stability_logits"):
         found["stability"] = stability(golden.input("stability_logits"))
     for name, text in described.items():
@@ -246,8 +251,16 @@ def _onnx(golden: Golden) -> Arrays:
     return found
 
 
+def _resized_by_torch(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """[row, column, 3] to [1, 3, size, size], nearest as torch rounds it."""
+    return torch.nn.functional.interpolate(_tensor(image.transpose(2, 0, 1)[None]), size, mode="nearest").numpy()
+
+
 def _onnx_case(golden: Golden, sam: Sam, decode: Any, word: str, name: str, asked: Mapping[str, Any]) -> Arrays:
     flags = asked["flags"]
+    for module in sam.modules():
+        if isinstance(module, torch.nn.GELU):
+            module.approximate = "tanh" if flags.get("gelu_approximate") else "none"
     answer = decode({
         "image_embeddings": golden.input("image_embeddings"), "point_coords": np.float32([asked["points"]]),
         "point_labels": np.float32([asked["labels"]]), "mask_input": golden.input("mask_input"),
@@ -315,8 +328,8 @@ def _data(golden: Golden) -> Arrays:
     predicted = torch.full((1, 1), 0.7)
     arguments = (_tensor(logits), _tensor(last))
     parts = [
-        losses.focal(*arguments), losses.dice(*arguments), losses.quality(*arguments, predicted),
-        losses.total(*arguments, predicted),
+        losses.FocalLoss()(*arguments), losses.DiceLoss()(*arguments), losses.QualityLoss()(*arguments, predicted),
+        losses.FineTuningLoss()(*arguments, predicted),
     ]  # fmt: skip
     found["losses"] = np.array([float(part) for part in parts])
     return found

@@ -1,7 +1,7 @@
 """Prompts simulated from reference masks, as SAM-Med2D was trained and tested with.
 
-Masks are [row, column] in the frame of the network; places are (x, y) in that frame. Randomness comes from a
-generator that the caller seeds.
+Masks are [row, column] in the frame of the network; places are (x, y) in that frame. Randomness comes from NumPy's
+legacy generator, drawn in upstream's order, so that a seed gives the same prompts here as there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def mask_in_frame(mask: NDArray[Any], frame: Frame, name: str = "mask") -> NDArr
     return whole
 
 
-def box_of(mask: NDArray[Any], generator: np.random.Generator | None = None, most: int = 0) -> NDArray[np.int64]:
+def box_of(mask: NDArray[Any], random: np.random.RandomState | None = None, most: int = 0) -> NDArray[np.int64]:
     """Box (x0, y0, x1, y1) around the largest part of ``mask``; x1 and y1 are one past it.
 
     Parameters
@@ -64,37 +64,37 @@ def box_of(mask: NDArray[Any], generator: np.random.Generator | None = None, mos
     rows, columns = ndimage.find_objects((parts == largest).astype(np.uint8))[0]
     box = np.array([columns.start, rows.start, columns.stop, rows.stop], np.int64)
     shift = min(most, int(5 * 0.1 * min(box[2] - box[0], box[3] - box[1])))
-    if shift > 0 and generator is not None:
-        dx, dy = generator.integers(-shift, shift, size=2)
+    if shift > 0 and random is not None:
+        dx, dy = random.randint(-shift, shift), random.randint(-shift, shift)
         box += np.array([dx, dy, dx, dy])
     return box
 
 
 def first_points(
-    mask: NDArray[Any], generator: np.random.Generator, count: int = 1
+    mask: NDArray[Any], random: np.random.RandomState, count: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Places [count, 2] and labels [count]: one in the foreground (in the background of an empty mask); of several,
     half in the foreground and the rest in the background, drawn with replacement."""
     inside, outside = np.argwhere(mask > 0), np.argwhere(mask <= 0)
     if count == 1:
         pool, label = (inside, 1) if len(inside) else (outside, 0)
-        return pool[generator.integers(len(pool), size=1)][:, ::-1], np.array([label])
+        return pool[random.randint(0, len(pool), size=1)][:, ::-1], np.array([label])
     chosen, labels = [], []
     for pool, label, wanted in ((inside, 1, count // 2), (outside, 0, count - count // 2)):
         if len(pool):
-            chosen.append(pool[generator.integers(len(pool), size=wanted)])
+            chosen.append(pool[random.choice(len(pool), size=wanted)])
             labels += [label] * wanted
-    order = generator.permutation(len(labels))
+    order = random.permutation(len(labels))
     return np.concatenate(chosen)[order][:, ::-1], np.array(labels)[order]
 
 
 def correction_points(
-    prediction: NDArray[np.bool_], mask: NDArray[Any], generator: np.random.Generator, count: int = 1
+    prediction: NDArray[np.bool_], mask: NDArray[Any], random: np.random.RandomState, count: int = 1
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Places and labels where prediction and reference differ: 1 where something was missed, 0 where too much was
     found. Without any difference the places mean nothing and the labels are :data:`NOTHING_WRONG`."""
     wrong = np.argwhere(prediction != (mask > 0))
     if not len(wrong):
-        return generator.integers(0, mask.shape[0], size=(count, 2)), np.full(count, NOTHING_WRONG)
-    places = wrong[generator.integers(len(wrong), size=count)]
+        return random.randint(0, mask.shape[0], size=(count, 2)), np.full(count, NOTHING_WRONG)
+    places = wrong[random.choice(len(wrong), size=count)]
     return places[:, ::-1], (mask[places[:, 0], places[:, 1]] > 0).astype(np.int64)
