@@ -6,11 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from omlab.results.frames import VideoSegmentation
 from omlab.results.types import Classification, Detections, Embedding, Generation, Result, Scores, Segmentation
 
 
 def headline(result: Result) -> str:
     """One short line for a terminal."""
+    if isinstance(result, VideoSegmentation):
+        seen = {label.name: result.found_in()[label.value] for label in result.structures}
+        total = len(result.labels)
+        return ", ".join(f"{name} in {n} of {total} frames" for name, n in seen.items() if n) or "nothing found"
     if isinstance(result, Segmentation):
         rows = [row for row in _structures(result) if row["voxels"]]
         if not rows:
@@ -42,6 +47,8 @@ def headline(result: Result) -> str:
 def summarise(result: Result) -> dict[str, Any]:
     """Kind, measurements and what can be told without the arrays."""
     facts: dict[str, Any] = {"kind": result.kind.value, "measurements": dict(result.measurements)}
+    if isinstance(result, VideoSegmentation):
+        facts |= {"frames": len(result.labels), "rate": result.rate}
     if isinstance(result, Segmentation):
         facts |= {"shape": list(result.labels.shape), "structures": _structures(result)}
         if result.geometry is not None:
@@ -68,10 +75,13 @@ def _structures(result: Segmentation) -> list[dict[str, Any]]:
     counts = result.counts()
     volume = result.geometry.voxel_volume_mm3 / 1000.0 if result.geometry else None
     rows: list[dict[str, Any]] = []
-    for label in result.structures:
+    for place, label in enumerate(result.structures):
         voxels = counts[label.value]
         row: dict[str, Any] = {"value": label.value, "name": label.name, "voxels": voxels}
         if volume is not None:
             row["volume_ml"] = voxels * volume
+        if isinstance(result, VideoSegmentation):
+            row["frames"] = result.found_in()[label.value]
+        row |= {name: values[place] for name, values in result.columns.items()}
         rows.append(row)
     return rows

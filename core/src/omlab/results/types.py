@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -53,9 +53,11 @@ class Result:
     Attributes
     ----------
     measurements : name -> value with the unit in the name, ``{"volume_ml": 1545.6}``; shown and written.
+    illustration : draws the picture where the core has none for such a result: takes a title, gives a Pillow image.
     """
 
     measurements: Mapping[str, float] = attrs.field(factory=dict)
+    illustration: Callable[[str], Any] | None = None
     kind = OutputKind.SCORES
 
 
@@ -68,11 +70,14 @@ class Segmentation(Result):
     labels : unsigned integers, [i, j, k] for a volume, [row, column] for an image; 0 is background.
     structures : the labels that can occur.
     geometry : grid of a volume; ``None`` for an image.
+    columns : further figures of each structure, name with unit -> one value for each of ``structures``, ``None``
+        where there is none; they stand beside voxels and volume in result.json and in the CSV table.
     """
 
     labels: NDArray[np.unsignedinteger[Any]]
     structures: tuple[Label, ...] = attrs.field(converter=tuple)
     geometry: Geometry | None = None
+    columns: Mapping[str, Sequence[float | None]] = attrs.field(factory=dict)
     kind = OutputKind.SEGMENTATION
 
     def counts(self) -> dict[int, int]:
@@ -82,7 +87,11 @@ class Segmentation(Result):
                 found = {label.value: int(np.count_nonzero(self.labels == label.value)) for label in self.structures}
             else:
                 top = max(label.value for label in self.structures)
-                bins = np.bincount(self.labels.ravel(order="K"), minlength=top + 1)
+                bins = np.zeros(top + 1, np.int64)
+                # A plane at a time: the histogram of a whole map needs it as 64-bit integers.
+                for plane in np.moveaxis(self.labels, int(np.argmax(self.labels.strides)), 0):
+                    found_here = np.bincount(plane.ravel(order="K"), minlength=top + 1)
+                    bins += found_here[: top + 1]
                 found = {label.value: int(bins[label.value]) for label in self.structures}
             _COUNTS[self] = found
         return _COUNTS[self]

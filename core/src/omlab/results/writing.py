@@ -7,17 +7,21 @@ from pathlib import Path
 
 from omlab.cases.types import Case
 from omlab.errors import OutputError, UsageError
+from omlab.results.frames import VideoSegmentation
 from omlab.results.types import Classification, Detections, Embedding, Generation, Result, Scores, Segmentation
 
-FORMATS = ("nifti", "png", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz", "txt")
+FORMATS = ("nifti", "png", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz", "txt", "tiff")
 
 
 def default_formats(result: Result, case: Case) -> tuple[str, ...]:
     """The format of the input for label maps; the plainest one that holds everything for the rest."""
+    if isinstance(result, VideoSegmentation):
+        return ("tiff", "csv")
     if isinstance(result, Segmentation):
+        table = ("csv",) if result.columns else ()
         if case.source.format == "dicom":
-            return ("dicom-seg",)
-        return ("nifti",) if result.geometry is not None else ("png",)
+            return ("dicom-seg", *table)
+        return ("nifti", *table) if result.geometry is not None else ("png", *table)
     if isinstance(result, Embedding):
         return ("npz",)
     if isinstance(result, Classification | Scores | Detections):
@@ -74,6 +78,14 @@ def _writer(
 
         text = result.text
         return f"{stem}.txt", lambda path: write_text(path, text + "\n")
+    if isinstance(result, VideoSegmentation):
+        if name != "tiff":
+            raise UsageError(
+                f"the masks of a video cannot be written as {name}", remedy="Use --format tiff, csv, json or npz"
+            )
+        from omlab.results.frames import write_tiff
+
+        return f"{stem}.tiff", lambda path: write_tiff(result, path)
     if not isinstance(result, Segmentation):
         raise UsageError(f"a {stem} cannot be written as {name}", remedy="Use --format json, csv or npz")
     if name == "nifti":
