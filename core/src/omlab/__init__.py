@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         pull,
         score,
     )
-    from omlab.cases import Case, Image, Message, Sequence, Text, Volume, find, read
+    from omlab.cases import Case, Image, Message, Sequence, Text, Video, Volume, find, read
     from omlab.dataset import Dataset, Item
     from omlab.errors import OmlabError
     from omlab.evaluating import evaluate
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from omlab.progress import CancelToken, Progress
     from omlab.report import Report, Value
     from omlab.results import Classification, Detections, Embedding, Generation, Label, Result, Scores, Segmentation
+    from omlab.results.frames import FrameLabels, VideoSegmentation
     from omlab.running import Run, run
     from omlab.settings import Settings
 
@@ -58,6 +59,7 @@ _PUBLIC = {
     "Embedding": "omlab.results",
     "Evaluator": "omlab.evaluator",
     "Generation": "omlab.results",
+    "FrameLabels": "omlab.results.frames",
     "Geometry": "omlab.geometry",
     "Graph": "omlab.graphs",
     "Image": "omlab.cases",
@@ -82,6 +84,8 @@ _PUBLIC = {
     "Tolerance": "omlab.graphs",
     "Turn": "omlab.geometry",
     "Value": "omlab.report",
+    "Video": "omlab.cases",
+    "VideoSegmentation": "omlab.results.frames",
     "Volume": "omlab.cases",
     "adapt": "omlab.adapting",
     "evaluate": "omlab.evaluating",

@@ -56,7 +56,7 @@ def read(
     if family is Family.VIDEO or kinds == {InputKind.VIDEO}:
         from omlab.cases import video
 
-        return video.read(path)
+        return video.read(files[0] if files else path)
     if family in (Family.FASTA, Family.TEXT):
         return _only(path, kinds)
     if family is Family.NIFTI:

@@ -30,7 +30,7 @@ from omlab.cli.options import (
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(["nifti", "png", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz", "txt"]),
+    type=click.Choice(["nifti", "png", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz", "txt", "tiff"]),
     help="Format of the result, several allowed. [that of the input]",
 )
 @click.option("--picture/--no-picture", default=True, help="Draw overview.png.")

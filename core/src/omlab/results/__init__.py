@@ -16,11 +16,14 @@ from omlab.results.types import (
 )
 
 if TYPE_CHECKING:
+    from omlab.results.frames import FrameLabels, VideoSegmentation
     from omlab.results.reading import read_segmentation
     from omlab.results.summary import headline, summarise
     from omlab.results.writing import write
 
 _HOMES = {
+    "FrameLabels": "omlab.results.frames",
+    "VideoSegmentation": "omlab.results.frames",
     "headline": "omlab.results.summary",
     "read_segmentation": "omlab.results.reading",
     "summarise": "omlab.results.summary",
@@ -31,11 +34,13 @@ __all__ = [
     "Classification",
     "Detections",
     "Embedding",
+    "FrameLabels",
     "Generation",
     "Label",
     "Result",
     "Scores",
     "Segmentation",
+    "VideoSegmentation",
     "headline",
     "read_segmentation",
     "summarise",
