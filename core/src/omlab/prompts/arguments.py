@@ -98,9 +98,9 @@ def of_arguments(
 
 def parse_point(text: str) -> Point:
     """``"x,y"`` or ``"i,j,k"``, with ``:0`` behind it for a place that does not belong. Raises UsageError."""
-    places, _, label = text.partition(":")
+    places, colon, label = text.partition(":")
     numbers = _numbers(places)
-    if len(numbers) not in (2, 3) or label not in ("", "0", "1"):
+    if len(numbers) not in (2, 3) or (colon and label not in ("0", "1")):
         raise UsageError(
             f"'{text}' is no point", remedy="Write x,y or i,j,k, and :0 behind it for background: 120,80:0"
         )
