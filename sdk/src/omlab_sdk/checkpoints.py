@@ -37,15 +37,32 @@ def read_checkpoint(path: str | Path, *, key: str = "", prefix: str = "", rules:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path} does not exist", remedy="Fetch it with omlab pull")
-    with open(path, "rb") as file:
-        start = file.read(16)
-    content = _safetensors(path) if _is_safetensors(start) else _pickled(path)
-    state = _descend(content, key, path)
+    state = _descend(_content(path), key, path)
     tensors = {str(name): value for name, value in state.items() if hasattr(value, "is_floating_point")}
     if not tensors:
         holds = ", ".join(map(str, list(state)[:8])) or "nothing"
         raise WeightsError(f"{path}: holds no tensors at '{key or 'its top'}', there is {holds}")
     return rename(tensors, prefix=prefix, rules=rules)
+
+
+def entries_of(path: str | Path) -> dict[str, type]:
+    """What lies at the top of a weights file: name -> type. Upstream's scripts differ in what they put there.
+
+    Raises
+    ------
+    WeightsError
+        Like :func:`read_checkpoint`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist", remedy="Fetch it with omlab pull")
+    return {str(name): type(value) for name, value in _descend(_content(path), "", path).items()}
+
+
+def _content(path: Path) -> Any:
+    with open(path, "rb") as file:
+        start = file.read(16)
+    return _safetensors(path) if _is_safetensors(start) else _pickled(path)
 
 
 def _is_safetensors(start: bytes) -> bool:
@@ -69,8 +86,9 @@ def _pickled(path: Path) -> Any:
 
     mapped = zipfile.is_zipfile(path)
     try:
-        # Training scripts of this field store their arguments as a Namespace, which is data and does nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # Training scripts of this field store their arguments as a Namespace and their scores as NumPy numbers, which
+        # are data and do nothing.
+        with torch.serialization.safe_globals([argparse.Namespace, *_numpy_numbers()]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -82,6 +100,18 @@ def _pickled(path: Path) -> Any:
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} is damaged or no weights file: {first}", remedy="Fetch it again") from None
+
+
+def _numpy_numbers() -> list[Any]:
+    """What a pickled NumPy number names, under the module names of NumPy 1 and 2."""
+    import codecs
+
+    import numpy as np
+
+    scalar = np._core.multiarray.scalar
+    kinds = {type(np.dtype(name)) for name in ("float64", "float32", "float16", "int64", "int32", "bool")}
+    names = [(scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")]
+    return [*names, np.dtype, *kinds, (codecs.encode, "_codecs.encode")]
 
 
 def _descend(content: Any, key: str, path: Path) -> Mapping[str, Any]:

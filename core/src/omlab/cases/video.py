@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -101,6 +101,11 @@ class Video(Case):
         last = self.frame_count if stop is None else min(stop, self.frame_count)
         yield from self._decoded(iter(range(start, last, step)), start < last)
 
+    def pick(self, indices: Iterable[int]) -> Iterator[tuple[int, Frame]]:
+        """Frames of these growing numbers, one at a time, like :meth:`frames`; those that cannot be decoded are left
+        out."""
+        yield from self._decoded(iter(indices), True)
+
     def at(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Frames of these numbers in any order, [frame, row, column, RGB] uint8; decoded from the nearest key frame.
 
@@ -115,9 +120,8 @@ class Video(Case):
         """
         wanted = [int(i) for i in indices]
         if any(not 0 <= i < self.frame_count for i in wanted):
-            raise IndexError(
-                f"{self.name} has frames 0 to {self.frame_count - 1}, asked for {min(wanted)} to {max(wanted)}"
-            )
+            asked = f"{min(wanted)} to {max(wanted)}"
+            raise IndexError(f"{self.name} has frames 0 to {self.frame_count - 1}, asked for {asked}")
         found = dict(self._decoded(iter(sorted(set(wanted))), bool(wanted)))
         have = np.array(sorted(found))
         places = np.maximum(np.searchsorted(have, wanted, side="right") - 1, 0)

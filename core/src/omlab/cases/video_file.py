@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from omlab.errors import InputError, require
 
 #: Decoding so many frames in vain costs no more than to jump to a key frame.
-NEAR = 16
+NEAR, FAR = 16, 400
 
 
 @attrs.frozen(eq=False)
@@ -87,7 +87,7 @@ class FileFrames:
     def _first(self, container: Any, stream: Any) -> tuple[NDArray[np.uint8], int]:
         """The first frame that can be decoded, as shown, and by how many degrees it was turned."""
         for frame in self._frames(container, stream):
-            return _shown(frame), int(round(getattr(frame, "rotation", 0) or 0))
+            return _shown(frame), round(getattr(frame, "rotation", 0) or 0)
         self._lost = 0
         raise InputError(f"{self._name}: has no frame that can be decoded", remedy="Fetch or export it again")
 
@@ -139,7 +139,7 @@ class FileFrames:
             stream = self._stream(container)
             frames, place, ended = self._frames(container, stream), -1, False
             while target is not None and not ended:
-                key = self._key_before(target) if target - place > NEAR else -1
+                key = self._key_before(target) if self._far(target - place) else -1
                 if key > place + NEAR:
                     container.seek(int(self.index.times[key]), stream=stream)
                     frames, place = self._frames(container, stream), key - 1
@@ -160,13 +160,17 @@ class FileFrames:
                         else:
                             self._warn("changes its size on the way; frames of another size were left out")
                         target = next(wanted, None)
-                    if target is None or target - place > NEAR:
+                    if target is None or self._far(target - place):
                         ended = target is None
                         break
             if target is not None and place + 1 < self.count:
                 self._warn(f"ends after frame {place}, {self.count} frames were expected; what is there was used")
         if self._lost:
             self._warn("is damaged: some frames cannot be decoded; those before and after were used")
+
+    def _far(self, frames: int) -> bool:
+        """Is it worth a jump? Without an index, only what is worth to read the whole file for one."""
+        return frames > (NEAR if self._index is not None else FAR)
 
     def _key_before(self, number: int) -> int:
         keys = self.index.keys
@@ -189,7 +193,7 @@ class FileFrames:
 def _shown(frame: Any) -> NDArray[np.uint8]:
     """[row, column, RGB], turned as the file says; FFmpeg counts against the clock."""
     pixels = frame.to_ndarray(format="rgb24")
-    turns = int(round((getattr(frame, "rotation", 0) or 0) / 90)) % 4
+    turns = round((getattr(frame, "rotation", 0) or 0) / 90) % 4
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 

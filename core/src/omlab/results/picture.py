@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFilter, ImageFont
 
 from omlab.cases.types import Case, Image, Volume
+from omlab.cases.video import Video
 from omlab.errors import OutputError
 from omlab.files import whole
 from omlab.geometry import Turn
@@ -63,13 +64,21 @@ def draw(result: Result, case: Case, path: Path, *, title: str = "", prompts: Pr
     omlab.errors.OutputError
         The file cannot be written.
     """
-    if isinstance(result, Segmentation) and isinstance(case, Volume):
+    if result.illustration is not None:
+        picture = result.illustration(title)
+    elif isinstance(result, Segmentation) and isinstance(case, Volume):
         picture = _volume(result, case, title)
     elif isinstance(result, Segmentation) and isinstance(case, Image):
         picture = _image(result, case, title, prompts)
     elif isinstance(result, Classification) and isinstance(case, Image):
         picture = _classes(result, case, title)
+    elif isinstance(case, Video):
+        from omlab.results.moving_picture import sheet
+
+        picture = sheet(result, case, title)
     else:
+        return None
+    if picture is None:
         return None
     try:
         with whole(path) as temporary:

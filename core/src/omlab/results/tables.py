@@ -12,6 +12,7 @@ import numpy as np
 
 from omlab.files import whole, write_text
 from omlab.report import jsonable
+from omlab.results.frames import VideoSegmentation
 from omlab.results.summary import summarise
 from omlab.results.types import Classification, Detections, Embedding, Generation, Result, Scores, Segmentation
 
@@ -24,6 +25,8 @@ def columns_of(result: Result) -> dict[str, list[Any]]:
         return {"class": list(result.classes), "probability": result.probabilities.tolist()}
     if isinstance(result, Embedding):
         return {"feature": list(range(len(result.vector))), "value": result.vector.tolist()}
+    if isinstance(result, VideoSegmentation):
+        return result.by_frame()
     if isinstance(result, Segmentation):
         rows = summarise(result)["structures"]
         return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
@@ -50,7 +53,7 @@ def write_csv(result: Result, path: Path) -> None:
 def write_json(result: Result, path: Path) -> None:
     """What :func:`omlab.results.summarise` says, with the columns of a table."""
     facts = summarise(result)
-    if isinstance(result, Scores | Detections):
+    if isinstance(result, Scores | Detections | VideoSegmentation):
         facts["table"] = columns_of(result)
     write_text(path, json.dumps(jsonable(facts), indent=2, ensure_ascii=False))
 
@@ -59,7 +62,9 @@ def write_npz(result: Result, path: Path) -> None:
     """The arrays, without pickles."""
     arrays: dict[str, Any] = {}
     if isinstance(result, Segmentation):
-        arrays["labels"] = result.labels
+        arrays["labels"] = np.asarray(result.labels)
+        if isinstance(result, VideoSegmentation):
+            arrays |= {"frames": result.frames, "rate": np.float64(result.rate)}
         if result.geometry is not None:
             arrays["affine"] = result.geometry.affine
     elif isinstance(result, Classification):

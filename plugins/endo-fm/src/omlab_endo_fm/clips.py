@@ -32,9 +32,7 @@ class Sampling:
         return self.rate * self.frames / self.target_fps * fps
 
 
-def window(
-    count: int, length: float, *, view: int = 0, views: int = 1, ticks: float | None = None
-) -> tuple[int, int]:
+def window(count: int, length: float, *, view: int = 0, views: int = 1, ticks: float | None = None) -> tuple[int, int]:
     """First and last frame that are decoded for view ``view`` of ``views``, evenly spread over a video.
 
     Parameters
@@ -64,9 +62,18 @@ def spread(start: float, end: float, frames: int, available: int) -> NDArray[np.
     return np.clip(values, 0, available - 1).astype(np.int64)
 
 
-def clip(count: int, fps: float, sampling: Sampling, *, view: int = 0, views: int = 1, ticks: float | None = None) -> NDArray[np.int64]:
-    """Frames of the video for one clip, [frames]. One that is shorter than the clip repeats its last frame."""
+def clip(
+    count: int, fps: float, sampling: Sampling, *, view: int = 0, views: int = 1, ticks: float | None = None
+) -> NDArray[np.int64]:
+    """Frames of the video for one clip, [frames]. One that is shorter than the clip repeats its last frame.
+
+    Without ``ticks``, that is for a file that does not tell its duration, indices are counted from the start of the
+    video; else from the first frame of the :func:`window`.
+    """
     length = sampling.length(fps)
+    if ticks is None:
+        start = max(count - length, 0.0) * view / views
+        return spread(start, start + length - 1, sampling.frames, count)
     first, last = window(count, length, view=view, views=views, ticks=ticks)
     return first + spread(0.0, length - 1, sampling.frames, last - first + 1)
 
@@ -79,7 +86,9 @@ def consecutive(count: int, fps: float, sampling: Sampling) -> list[NDArray[np.i
     return [first + spread(0.0, length - 1, sampling.frames, count - first) for first in starts if first < count]
 
 
-def _taps(size: int, out: int, start: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def _taps(
+    size: int, out: int, start: int, length: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Lower neighbour, upper neighbour and weight of the upper one for ``length`` outputs from ``start`` of ``out``."""
     scale = np.float32(size) / np.float32(out)
     place = (np.arange(start, start + length, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)

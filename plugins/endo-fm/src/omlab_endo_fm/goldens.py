@@ -151,9 +151,7 @@ def _dino(golden: Golden) -> dict[str, np.ndarray]:
     seed_module(objective)
     student, teacher = head(_given(golden, "student")), head(_given(golden, "teacher"))
     loss = objective(student, teacher, int(kwargs.get("epoch", 0)))
-    return _numpy(
-        {"student_logits": student, "teacher_logits": teacher, "loss": loss, "center": objective.center}
-    )
+    return _numpy({"student_logits": student, "teacher_logits": teacher, "loss": loss, "center": objective.center})
 
 
 def _preprocess(golden: Golden) -> dict[str, np.ndarray]:

@@ -255,9 +255,7 @@ class VideoTransformer(nn.Module):
         time."""
         _, _, frames, rows, columns = video.shape
         if rows % self.patch_size or columns % self.patch_size:
-            raise ValueError(
-                f"frames of {rows} x {columns} pixels cannot be cut into patches of {self.patch_size}"
-            )
+            raise ValueError(f"frames of {rows} x {columns} pixels cannot be cut into patches of {self.patch_size}")
         places = positions(self.pos_embed, rows // self.patch_size, columns // self.patch_size)
         times = moments(self.time_embed, frames)
         patches = self.patch_embed(video) + places[:, None, 1:] + times[:, :, None]

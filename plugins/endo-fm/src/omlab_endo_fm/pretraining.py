@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import cast
 
 import numpy as np
@@ -42,7 +43,7 @@ class DinoHead(nn.Module):
         super().__init__()
         widths = [in_dim, *[hidden_dim] * (max(nlayers, 1) - 1), bottleneck_dim]
         layers: list[nn.Module] = []
-        for inside, outside in zip(widths[:-1], widths[1:], strict=True):
+        for inside, outside in pairwise(widths):
             layers += [nn.Linear(inside, outside), nn.GELU()]
         self.mlp: nn.Module = nn.Sequential(*layers[:-1]) if len(widths) > 2 else layers[0]
         for module in self.mlp.modules():
