@@ -16,7 +16,7 @@ from omlab.inference import preparing, resampling
 from omlab.inference.cleaning import keep_largest
 from omlab.inference.restoring import Late, label_map
 from omlab.inference.sliding import Network, Plane, plan, stream
-from omlab.inference.windows import gaussian, padding, window_starts
+from omlab.inference.windows import gaussian, gaussian_lines, padding, window_starts
 from omlab_sdk.golden import Golden, GoldenError, seed_module
 from omlab_stunet import datasets, objective
 from omlab_stunet.network import STUNet
@@ -121,17 +121,11 @@ def _sliding(golden: Golden) -> Arrays:
 
 def _half_gaussian(patch: Sequence[int], factor: float = 1000.0) -> NDArray[np.float16]:
     """nnU-Net 2.2's importance map, in half precision from the start."""
-    lines = [line.astype(np.float64) for line in _lines(patch)]
+    lines = gaussian_lines(patch)
     found = (lines[0][:, None, None] * lines[1][:, None] * lines[2]).astype(np.float16)
     found = (found / found.max() * np.float16(factor)).astype(np.float16)
     found[found == 0] = found[found > 0].min()
     return found
-
-
-def _lines(patch: Sequence[int]) -> Sequence[NDArray[np.float64]]:
-    from omlab.inference.windows import gaussian_lines
-
-    return gaussian_lines(patch)
 
 
 def _sliding_v2(golden: Golden) -> Arrays:
@@ -161,8 +155,9 @@ def _sliding_v2(golden: Golden) -> Arrays:
                 logits = logits / np.float32(len(views))
                 if sums is None:
                     sums = np.zeros((len(logits), *padded.shape[1:]), np.float16)
-                # In place into halves, as upstream: the product is taken in single precision and rounded once added.
-                sums[(slice(None), *place)] = sums[(slice(None), *place)] + (logits * weight).astype(np.float16)
+                # As upstream adds in place into halves: product and sum in single precision, rounded once.
+                here = sums[(slice(None), *place)]
+                here[...] = here.astype(np.float32) + logits * weight.astype(np.float32)
                 weights[place] += weight
     sums = sums / weights
     inside = tuple(slice(before, n - after) for n, (before, after) in zip(sums.shape[1:], cut, strict=True))
@@ -396,11 +391,13 @@ def _steps_v2(golden: Golden) -> Arrays:
     return found
 
 
-def _data(name: str) -> Path:
-    """A file of the shared data, which lies beside the repository or where ``OMLAB_SHARED_DATA`` says."""
+def _data(name: str, golden: Path | None) -> Path:
+    """A scan that a golden file names: in the folder of ``OMLAB_SHARED_DATA``, or in ``data`` beside the golden files,
+    or in the ``shared/data`` that lies beside the repository."""
     places = [Path(os.environ["OMLAB_SHARED_DATA"])] if "OMLAB_SHARED_DATA" in os.environ else []
-    for parent in (Path.cwd(), *Path.cwd().parents, *Path(__file__).resolve().parents):
-        places.append(parent / "shared" / "data")
+    if golden is not None:
+        places.append(golden.resolve().parents[1] / "data")
+    places += [parent / "shared" / "data" for parent in Path(__file__).resolve().parents]
     for place in places:
         if (place / name).is_file():
             return place / name
@@ -412,10 +409,7 @@ def _file(golden: Golden) -> Arrays:
     from omlab.cases import Volume, read
 
     meta = golden.meta
-    path = _data(meta["file"])
-    if golden.path is not None and (golden.path.parents[1] / "data" / meta["file"]).is_file():
-        path = golden.path.parents[1] / "data" / meta["file"]
-    case = read(path)
+    case = read(_data(meta["file"], golden.path))
     assert isinstance(case, Volume)
     sizes = golden.kwargs
     chosen = Plan(
