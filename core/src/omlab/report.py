@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import attrs
@@ -56,6 +57,8 @@ class Report:
 
 def jsonable(value: Any) -> Any:
     """Data that strict JSON takes: tuples as lists, NumPy numbers as Python's, non-finite floats as words."""
+    if isinstance(value, PurePath):
+        return str(value)
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

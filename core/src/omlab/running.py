@@ -10,7 +10,7 @@ import datetime
 import json
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -251,6 +251,7 @@ class _Job:
                 "details": dict(source.details), "warnings": list(source.warnings),
             },
             "options": outcome.options,
+            "option_files": self._option_files(),
             "prompts": self._prompts_record(),
             "reading": self.reading,
             "result": summarise(outcome.result),
@@ -265,18 +266,11 @@ class _Job:
 
     def _stamp(self) -> str:
         """Changes when the input does."""
-        path = self.found.path
-        files = self.found.files or (path,)
-        parts = []
-        for file in files:
-            try:
-                status = Path(file).stat()
-            except OSError:
-                return ""
-            parts.append(f"{status.st_size}:{status.st_mtime_ns}")
-        import hashlib
+        return _stamp_of(self.found.files or (self.found.path,))
 
-        return hashlib.sha256("|".join(parts).encode()).hexdigest()[:20]
+    def _option_files(self) -> dict[str, str]:
+        """Option that names a file -> what changes when the file does."""
+        return {name: _stamp_of([value]) for name, value in self.options.items() if isinstance(value, Path)}
 
     def _asked(self) -> Prompts | None:
         """What is asked of this case. Raises :class:`omlab.errors.InputError` if nothing is."""
@@ -308,6 +302,7 @@ class _Job:
                 and record["model"]["version"] == self.model.card.version
                 and record["input"]["stamp"] == self._stamp()
                 and record["options"] == jsonable(self.options)
+                and record["option_files"] == self._option_files()
                 and record["reading"] == jsonable(self.reading)
                 and record.get("prompts") == jsonable(self._prompts_record())
                 and record["sizes"] == sizes
@@ -316,6 +311,20 @@ class _Job:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return record if same else None
+
+
+def _stamp_of(files: Iterable[Path]) -> str:
+    """Changes when one of the files does; empty where one cannot be looked at."""
+    import hashlib
+
+    parts = []
+    for file in files:
+        try:
+            status = Path(file).stat()
+        except OSError:
+            return ""
+        parts.append(f"{status.st_size}:{status.st_mtime_ns}")
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:20]
 
 
 def _versions(outcome: Outcome) -> dict[str, str]:

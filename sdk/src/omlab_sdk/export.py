@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ class TorchOnnxExporter:
             for spec in graph.inputs
         )
         try:
-            with _quiet(), torch.no_grad():
+            with _ONE_AT_A_TIME, _quiet(), torch.no_grad():
                 torch.onnx.export(
                     network.eval(),
                     example,
@@ -88,6 +89,10 @@ class TorchOnnxExporter:
                 remedy="Run again with --debug to see the exporter's report",
             ) from error
         check(path, graph)
+
+
+#: torch's exporter keeps its state in the process; engines of two models may be made on threads of their own.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @contextmanager

@@ -1,13 +1,13 @@
-"""Cases that no patient is in: a head of ellipsoids, a round photograph."""
+"""Cases that no patient is in: a head of ellipsoids, a round photograph, a well-known protein."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 
-from omlab.cases import Image, Volume
+from omlab.cases import Image, Sequence, Volume
 from omlab.cases.types import Case
 from omlab.geometry import Geometry
 from omlab.vocabulary import InputKind, Prompt
@@ -15,10 +15,7 @@ from omlab.vocabulary import InputKind, Prompt
 
 def sample(kind: InputKind) -> Case | None:
     """A synthetic case of this kind, deterministic; ``None`` where there is none yet."""
-    return {InputKind.VOLUME: volume, InputKind.IMAGE: image}[kind]() if kind in SAMPLES else None
-
-
-SAMPLES = (InputKind.VOLUME, InputKind.IMAGE)
+    return SAMPLES[kind]() if kind in SAMPLES else None
 
 
 def volume() -> Volume:
@@ -53,6 +50,19 @@ def image() -> Image:
     return Image(name="sample", pixels=pixels.astype(np.uint8))
 
 
+def sequence() -> Sequence:
+    """Ubiquitin, 76 residues."""
+    residues = "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG"
+    return Sequence(name="sample", residues=residues)
+
+
+SAMPLES: dict[InputKind, Callable[[], Case]] = {
+    InputKind.VOLUME: volume,
+    InputKind.IMAGE: image,
+    InputKind.SEQUENCE: sequence,
+}
+
+
 def sample_prompts(takes: Collection[Prompt], kind: InputKind) -> list[dict[str, object]] | None:
     """One object in the sample of this kind, by the prompts that a model takes; ``None`` where it takes none."""
     centre, box = {
@@ -81,6 +91,10 @@ def write_sample(kind: InputKind, folder: Path) -> Path:
 
         path = folder / "sample.png"
         Picture.fromarray(case.pixels).save(path)
+        return path
+    if isinstance(case, Sequence):
+        path = folder / "sample.fasta"
+        path.write_text(f">sample\n{case.residues}\n", "utf-8")
         return path
     raise ValueError(f"there is no sample of kind {kind}")
 
