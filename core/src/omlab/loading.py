@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -231,6 +231,24 @@ class LoadedModel:
         result = self.model.predict(case, context)
         return Outcome(result, case, context.stages, self.engines_used(), context.options, context.prompts)
 
+    def stream(
+        self,
+        case: Case | str | Path,
+        *,
+        options: Mapping[str, Any] | None = None,
+        listener: Listener | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Generator[str, None, Result]:
+        """The answer of a language model, piece by piece as it is written; the generator returns the whole.
+
+        Raises
+        ------
+        UsageError
+            The model does not write text.
+        """
+        case, context = self._context(case, options or {}, listener, cancel)
+        return self.model.stream(case, context)
+
     def open(self, case: Case | str | Path, **options: Any) -> OpenCase:
         """Look at a case once, to ask a promptable model many things about it.
 
@@ -284,7 +302,7 @@ class LoadedModel:
             raise InputError(f"{case.name}: is of kind {case.kind}, model '{self.card.name}' takes {takes}")
         context = Context(
             variant=self.variant, engines=self.engines, options=self.options(options), what=case.name,
-            listener=listener or self._listener, cancel=cancel or CancelToken(), stages=stages,
+            listener=listener or self._listener, cancel=cancel or CancelToken(), files=self.files, stages=stages,
         )  # fmt: skip
         return case, context
 

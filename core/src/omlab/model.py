@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -37,6 +37,8 @@ class Context:
     prompts : what is asked of this case, coordinates on its grid and masks read; ``None`` if nothing is.
     what : name of the case, for progress.
     listener, cancel : where progress goes, and how the run is stopped.
+    files : asset id -> path of the variant's files, fetched when the first is asked for; for what is no network, say
+        the vocabulary of a language model.
     stages : stage -> {"seconds": ..., "peak_mb": ...}, filled by :meth:`stage`.
     """
 
@@ -47,6 +49,7 @@ class Context:
     what: str = ""
     listener: Listener = silent
     cancel: CancelToken = attrs.field(factory=CancelToken)
+    files: Mapping[str, Path] = attrs.field(factory=dict)
     stages: dict[str, dict[str, float]] = attrs.field(factory=dict)
 
     @contextmanager
@@ -149,6 +152,14 @@ class Model:
         raise UsageError(
             f"'{self.card.name}' has no sessions: each of its answers takes the whole run", remedy="Call the model"
         )
+
+    def stream(self, case: Case, context: Context) -> Generator[str, None, Result]:
+        """Like :meth:`predict` for a language model: yields its answer piece by piece while it writes, and returns the
+        whole. The end of an answer is not yielded before it is certain that it belongs to it.
+
+        Optional; the default says that the model does not write.
+        """
+        raise UsageError(f"model '{self.card.name}' does not write text", remedy="omlab list models --task generation")
 
     def predict(self, case: Case, context: Context) -> Result:
         """Answer for one case, on the case's own grid."""

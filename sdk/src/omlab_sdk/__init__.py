@@ -9,7 +9,8 @@ from omlab.hookspecs import hookimpl
 if TYPE_CHECKING:
     import click
 
-    from omlab.cards import CommandCard, ExporterCard
+    from omlab.cards import CommandCard, EngineCard, ExporterCard
+    from omlab.engines.base import Backend
     from omlab.export import Exporter
 
 
@@ -18,6 +19,13 @@ def omlab_exporter(card: ExporterCard) -> Exporter:
     from omlab_sdk.export import TorchOnnxExporter
 
     return TorchOnnxExporter()
+
+
+@hookimpl
+def omlab_engine(card: EngineCard) -> Backend:
+    from omlab_sdk.language.genai import OnnxRuntimeGenAi
+
+    return OnnxRuntimeGenAi(card)
 
 
 @hookimpl

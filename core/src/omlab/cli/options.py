@@ -166,7 +166,7 @@ def engine_options(function: Any) -> Any:
         click.option("--device", default="auto", help="auto, cpu or cuda."),
         click.option(
             "--precision",
-            type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]),
+            type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8", "int4"]),
             default="auto",
             help="Arithmetic; auto takes the fastest that the parity gate admits.",
         ),

@@ -1,0 +1,18 @@
+"""SmolLM2-135M-Instruct, a small general-purpose language model, as a plugin of omlab."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omlab.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from omlab.cards import ModelCard
+    from omlab.model import Model
+
+
+@hookimpl
+def omlab_model(card: ModelCard) -> Model:
+    from omlab_smollm2.model import SmolLM2
+
+    return SmolLM2(card)

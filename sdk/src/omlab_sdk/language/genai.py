@@ -1,0 +1,210 @@
+"""The engine ``onnxruntime-genai``: networks of the Llama layout in float32, int8 and int4, with a key-value cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omlab.engines.base import Backend, EngineInfo, Target
+from omlab.engines.checks import check_inputs
+from omlab.errors import EngineError, InputError, require
+from omlab.graphs import Graph
+from omlab.memory import usable_cpus
+from omlab.vocabulary import Precision
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "onnxruntime-genai"
+
+
+class OnnxRuntimeGenAi(Backend):
+    """Builds from the torch network: attention with its cache and weights of few bits are operators that no exporter
+    of plain ONNX writes."""
+
+    general = False
+    builds_from_network = True
+
+    def version(self) -> str:
+        from importlib.metadata import version
+
+        # The runtime below it computes, so an engine is of both.
+        return f"{version('onnxruntime-genai')}+{version('onnxruntime')}"
+
+    def targets(self, graph: Graph) -> tuple[Target, ...]:
+        ranks = {Precision.INT4: 10, Precision.INT8: 20, Precision.FLOAT32: 30}
+        return tuple(Target(precision, "cpu", "CPUExecutionProvider", rank) for precision, rank in ranks.items())
+
+    def needs_onnx(self, folder: Path) -> bool:
+        return False
+
+    def build_network(self, graph: Graph, network: torch.nn.Module, folder: Path, target: Target) -> None:
+        from omlab_sdk.language.building import build
+
+        build(network, folder, target.precision)
+
+    def load(
+        self, graph: Graph, onnx: Path, folder: Path, target: Target, *, threads: int | None = None
+    ) -> GenAiEngine:
+        library = require("onnxruntime_genai", needed_for="running a language model", install=self.card.install)
+        library.disable_telemetry_events()
+        threads = threads or usable_cpus()
+        info = EngineInfo(self.card.name, self.version(), target.precision, target.device, target.provider, threads)
+        return GenAiEngine(graph, folder, info, library)
+
+
+class GenAiEngine:
+    """A language network that reads and continues texts (:class:`omlab_sdk.language.generating.Decoder`).
+
+    Attributes
+    ----------
+    context : tokens that a text may have.
+    """
+
+    def __init__(self, graph: Graph, folder: Path, info: EngineInfo, library: Any) -> None:
+        self.info = info
+        self._graph = graph
+        self._folder = folder
+        self._library = library
+        config = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
+        self.context = int(config["context_length"])
+        self._padding = int(config["pad_token_id"])
+        self._vocabulary = int(config["vocab_size"])
+        self._models: dict[int, Any] = {}
+        self._model(1)
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Logits after the first half of the ids, read at once, and after each of the rest, read one by one."""
+        ids = check_inputs(self._graph, inputs)["input_ids"]
+        half = ids.shape[1] // 2
+        texts = self.open(ids[:, :half].tolist(), ids.shape[1] - half)
+        try:
+            rows = [texts.logits()]
+            for column in range(half, ids.shape[1]):
+                texts.append(ids[:, column].tolist())
+                rows.append(texts.logits())
+        finally:
+            texts.close()
+        return {self._graph.outputs[0].name: np.stack(rows, axis=1)}
+
+    def open(self, prompts: Sequence[Sequence[int]], room: int, *, stretch: bool = False) -> Texts:
+        """Read prompts, with room for so many tokens after the longest.
+
+        Parameters
+        ----------
+        stretch : texts longer than the network's context are read with an NTK-aware base of the rotary embedding.
+
+        Raises
+        ------
+        InputError
+            A prompt is empty, or too long.
+        EngineError
+            An id is not of the vocabulary, or the library fails.
+        """
+        longest = max(map(len, prompts), default=0)
+        if not longest or not all(prompts):
+            raise InputError("a prompt is empty, there is nothing to continue")
+        worst = max((max(prompt) for prompt in prompts), default=0)
+        if worst >= self._vocabulary or min(min(prompt) for prompt in prompts) < 0:
+            raise EngineError(f"token {worst} is not of the vocabulary of {self._vocabulary} tokens")
+        times = self._times(longest, room, stretch)
+        if len(prompts) > 1 and min(map(len, prompts)) < 2:
+            raise InputError("a prompt has one token; side by side every prompt needs two", remedy="Ask it alone")
+        length = longest + room
+        return Texts(self._library, self._model(times), prompts, length, self._vocabulary, self._padding)
+
+    def _times(self, longest: int, room: int, stretch: bool) -> int:
+        """Which of the graphs: the number of times that its context is the network's own."""
+        from omlab_sdk.language.rope import LADDER
+
+        most = LADDER[-1] if stretch else 1
+        for times in (1, *LADDER):
+            if times <= most and longest + room <= times * self.context:
+                return times
+        has = f"{longest} tokens and room for {room} more"
+        remedy = (
+            f"Shorten the text, lower --max-new-tokens, or use --stretch (up to {LADDER[-1] * self.context} tokens)"
+        )
+        if stretch:
+            remedy = "Shorten the text or lower --max-new-tokens"
+        raise InputError(f"the text has {has}, the model reads {most * self.context}", remedy=remedy)
+
+    def _model(self, times: int) -> Any:
+        if times not in self._models:
+            settings: dict[str, Any] = {
+                "model": {
+                    "context_length": times * self.context,
+                    "decoder": {
+                        "session_options": {"intra_op_num_threads": self.info.threads, "log_severity_level": 3}
+                    },
+                }
+            }
+            if times > 1:
+                settings["model"]["decoder"]["filename"] = f"model-x{times}.onnx"
+                # Two copies of the weights are not needed: a longer text is the exception, so one model stays.
+                self._models.clear()
+            try:
+                config = self._library.Config(str(self._folder))
+                config.overlay(json.dumps(settings))
+                self._models[times] = self._library.Model(config)
+            except Exception as error:  # the library raises bare exceptions
+                raise EngineError(f"onnxruntime-genai cannot load {self._folder.name}: {error}") from error
+        return self._models[times]
+
+
+class Texts:
+    """Texts under way (:class:`omlab_sdk.language.generating.Continuation`)."""
+
+    def __init__(
+        self, library: Any, model: Any, prompts: Sequence[Sequence[int]], length: int, vocabulary: int, padding: int
+    ) -> None:
+        parameters = library.GeneratorParams(model)
+        parameters.set_search_options(max_length=length, min_length=0, do_sample=False, batch_size=len(prompts))
+        self._generator = library.Generator(model, parameters)
+        self._rows = len(prompts)
+        self._vocabulary = vocabulary
+        if self._rows == 1:
+            self._read(np.asarray(prompts[0], np.int32))
+            return
+        # The graph scores the last column only, which is padding in a shorter row: so the last token of every prompt
+        # is read as a step of its own, where all rows end in the same column.
+        longest = max(map(len, prompts))
+        table = np.full((self._rows, longest - 1), padding, np.int32)
+        for row, prompt in zip(table, prompts, strict=True):
+            row[: len(prompt) - 1] = prompt[:-1]
+        self._read(table)
+        self.append([prompt[-1] for prompt in prompts])
+
+    def logits(self) -> NDArray[np.float32]:
+        """[rows, vocabulary]."""
+        found: NDArray[np.float32] = np.asarray(self._generator.get_logits(), np.float32)
+        return found.reshape(self._rows, -1, self._vocabulary)[:, -1]
+
+    def append(self, ids: Sequence[int]) -> None:
+        """Read one more token in every row."""
+        if self._rows == 1:
+            self._read(np.asarray(ids, np.int32))
+            return
+        # Side by side the library only takes tokens that its own search chose, so it is made to choose these.
+        only = np.full((self._rows, self._vocabulary), -np.inf, np.float32)
+        only[np.arange(self._rows), list(ids)] = 0
+        try:
+            self._generator.set_logits(only)
+            self._generator.generate_next_token()
+        except Exception as error:  # the library raises bare exceptions
+            raise EngineError(f"onnxruntime-genai failed: {error}") from error
+
+    def close(self) -> None:
+        """Give the cache back."""
+        self._generator = None
+
+    def _read(self, ids: NDArray[np.int32]) -> None:
+        try:
+            self._generator.append_tokens(ids)
+        except Exception as error:  # the library raises bare exceptions
+            raise EngineError(f"onnxruntime-genai failed: {error}") from error

@@ -1,0 +1,230 @@
+"""The base of contributed language models: prompt, generation, streaming. Imports no torch."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import attrs
+
+from omlab.cards import ModelCard
+from omlab.cases import Case, Text
+from omlab.errors import InputError
+from omlab.graphs import Graph, Judge, TensorSpec
+from omlab.model import Context, Model
+from omlab.prompts import Prompts
+from omlab.results import Generation
+from omlab_sdk.language.generating import Decoder, generate
+from omlab_sdk.language.sampling import Sampling
+from omlab_sdk.language.tokens import Detokenizer, Tokenizer
+
+GRAPH = "language"
+ENGINE = "onnxruntime-genai"
+
+
+@attrs.frozen
+class Prompt:
+    """What a network is given to continue.
+
+    Attributes
+    ----------
+    ids : tokens.
+    begun : the last of them that belong to the answer already, and are shown with it.
+    """
+
+    ids: list[int]
+    begun: tuple[int, ...] = ()
+
+
+class LanguageModel(Model):
+    """A model that answers :class:`omlab.Text` with :class:`omlab.results.Generation`.
+
+    A subclass defines :meth:`tokenizer`, :meth:`prompt` and :meth:`sampling`, besides what every model does. The card
+    has the options ``max-new-tokens``, ``temperature``, ``top-k``, ``top-p``, ``seed``, ``system`` and ``stretch``.
+    """
+
+    #: What the network writes before every answer and nobody wants to read.
+    answer_prefix = ""
+
+    def __init__(self, card: ModelCard) -> None:
+        super().__init__(card)
+        self._tokenizers: dict[str, Tokenizer] = {}
+
+    @abstractmethod
+    def tokenizer(self, context: Context) -> Tokenizer:
+        """The vocabulary of the variant; made once, see :meth:`vocabulary`."""
+
+    @abstractmethod
+    def prompt(self, case: Text, tokenizer: Tokenizer, context: Context) -> Prompt:
+        """The conversation as tokens. Raises :class:`omlab.errors.InputError` for one that cannot be asked."""
+
+    @abstractmethod
+    def sampling(self, options: Mapping[str, Any], variant: Any) -> Sampling:
+        """How answers are drawn. Raises :class:`omlab.errors.UsageError` for values that make no sense."""
+
+    def decoder(self, context: Context) -> Decoder:
+        """The network with its cache."""
+        return context.engines[GRAPH]  # type: ignore[return-value]
+
+    def validate(self, options: Mapping[str, Any], prompts: Prompts | None) -> None:
+        self.sampling(options, self.card.variants[0])
+
+    def vocabulary(self, context: Context) -> Tokenizer:
+        """:meth:`tokenizer`, made once for each variant."""
+        name = context.variant.name
+        if name not in self._tokenizers:
+            self._tokenizers[name] = self.tokenizer(context)
+        return self._tokenizers[name]
+
+    def stream(self, case: Case, context: Context) -> Generator[str, None, Generation]:
+        """See :meth:`omlab.model.Model.stream`."""
+        with context.stage("prepare"):
+            tokenizer, prompt, sampling = self._prepared(case, context)
+        written = _Answer(tokenizer, prompt, self.answer_prefix)
+        start = time.perf_counter()
+        first = 0.0
+        with context.stage("network"):
+            steps = generate(
+                self.decoder(context), [prompt.ids], sampling, stretch=bool(context.options.get("stretch", False))
+            )
+            with closing(steps):
+                for (token,) in steps:
+                    first = first or time.perf_counter() - start
+                    if token is None:
+                        written.ended = True
+                        break
+                    context.progress(GRAPH, written.count + 1, sampling.max_new_tokens, "tokens")
+                    piece = written.push(token)
+                    if piece:
+                        yield piece
+            piece = written.finish()
+            if piece:
+                yield piece
+        return written.result(_speeds(len(prompt.ids), first, written.count, time.perf_counter() - start))
+
+    def predict(self, case: Case, context: Context) -> Generation:
+        pieces = self.stream(case, context)
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+    def predict_many(self, cases: Sequence[Case], context: Context) -> list[Generation]:
+        """Answers of several conversations, written side by side: every weight is read once for all of them.
+
+        The same seed gives each the answer that it has alone, up to the order of sums.
+        """
+        with context.stage("prepare"):
+            ready = [self._prepared(case, context) for case in cases]
+        if not ready:
+            return []
+        answers = [_Answer(tokenizer, prompt, self.answer_prefix) for tokenizer, prompt, _ in ready]
+        sampling = ready[0][2]
+        stretch = bool(context.options.get("stretch", False))
+        start = time.perf_counter()
+        with context.stage("network"):
+            steps = generate(self.decoder(context), [prompt.ids for _, prompt, _ in ready], sampling, stretch=stretch)
+            with closing(steps):
+                for number, tokens in enumerate(steps):
+                    context.progress(GRAPH, number + 1, sampling.max_new_tokens, "tokens")
+                    for answer, token in zip(answers, tokens, strict=True):
+                        if token is None:
+                            answer.ended = True
+                        elif not answer.ended:
+                            answer.push(token)
+        for answer in answers:
+            answer.finish()
+        total = sum(answer.count for answer in answers)
+        speed = {"tokens_per_second": total / max(1e-9, time.perf_counter() - start)}
+        return [answer.result(speed) for answer in answers]
+
+    def _prepared(self, case: Case, context: Context) -> tuple[Tokenizer, Prompt, Sampling]:
+        assert isinstance(case, Text)
+        if not case.question.strip():
+            raise InputError(f"{case.name}: asks nothing, its last question is empty")
+        if case.messages[-1].role != "user":
+            raise InputError(
+                f"{case.name}: ends with a turn of the {case.messages[-1].role}, expected a question of the user"
+            )
+        tokenizer = self.vocabulary(context)
+        return tokenizer, self.prompt(case, tokenizer, context), self.sampling(context.options, context.variant)
+
+
+class _Answer:
+    """An answer while it is written."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Prompt, prefix: str) -> None:
+        self._text = Detokenizer(tokenizer)
+        self._prompt = prompt
+        self._prefix = prefix
+        self._held: str | None = "" if prefix else None
+        self._pieces: list[str] = []
+        self.count = 0
+        self.ended = False
+        for token in prompt.begun:
+            self._take(self._text.push(token))
+
+    def push(self, token: int) -> str:
+        """What may be shown after one more token."""
+        self.count += 1
+        return self._take(self._text.push(token))
+
+    def finish(self) -> str:
+        """What is left."""
+        piece = self._take(self._text.finish())
+        if self._held is not None:  # it never came to a whole prefix, so it is the answer
+            piece, self._held = self._held, None
+            self._pieces.append(piece)
+        return piece
+
+    def result(self, measurements: Mapping[str, float]) -> Generation:
+        return Generation(
+            text="".join(self._pieces).strip(), finish_reason="stop" if self.ended else "length",
+            prompt_tokens=len(self._prompt.ids), completion_tokens=self.count, measurements=measurements,
+        )  # fmt: skip
+
+    def _take(self, piece: str) -> str:
+        if self._held is not None:
+            self._held += piece
+            if self._prefix.startswith(self._held):
+                return ""
+            piece, self._held = self._held.removeprefix(self._prefix), None
+        if piece:
+            self._pieces.append(piece)
+        return piece
+
+
+def _speeds(prompt: int, first: float, count: int, seconds: float) -> dict[str, float]:
+    found = {"first_token_seconds": first}
+    if first > 0:
+        found["prompt_tokens_per_second"] = prompt / first
+    if count > 1 and seconds > first:
+        found["tokens_per_second"] = (count - 1) / (seconds - first)
+    return found
+
+
+def language_graph(config: Mapping[str, Any], sources: Sequence[str], *, longest: int, **fields: Any) -> Graph:
+    """The graph of a network of the Llama layout: next-token logits, as :class:`omlab_sdk.language.llama.CausalLM`
+    gives them.
+
+    Parameters
+    ----------
+    config : what decides the network; part of the digest.
+    sources : modules that define it, besides those of the sdk.
+    longest : tokens that it reads.
+    """
+    rows = {"batch": (1, 1, 64), "length": (4, 96, longest)}
+    return Graph(
+        name=GRAPH,
+        inputs=(TensorSpec("input_ids", "int64", ("batch", "length"), "batch position", rows),),
+        outputs=(TensorSpec("logits", "float32", ("batch", "step", "vocabulary"), "batch position token"),),
+        judge=Judge.LANGUAGE,
+        engines=(ENGINE,),
+        sources=(*sources, "omlab_sdk.language.llama", "omlab_sdk.language.building", "omlab_sdk.language.rope"),
+        config=dict(config),
+        **fields,
+    )
