@@ -48,9 +48,9 @@ def build(network: Any, folder: Path, precision: Precision) -> None:
         require(module, needed_for="making an engine of a language model", install=INSTALL)
     with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=folder.parent) as work:
         checkpoint, made = Path(work) / "checkpoint", Path(work) / "made"
-        network.save(checkpoint)
-        _tokenizer(checkpoint)
         with _quiet() as said:
+            network.save(checkpoint)
+            _tokenizer(checkpoint)
             from onnxruntime_genai.models import builder
 
             cache = str(Path(work) / "cache")
