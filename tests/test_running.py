@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
@@ -94,6 +95,11 @@ def test_one_bad_case_leaves_the_others(thresholder, tmp_path, capsys):
     assert code == 1
     status = {row["name"]: row["status"] for row in rows["cases"]}
     assert status == {"a": "done", "c": "failed", "crash": "failed", "b": "done", "notes": "failed"}
+    with open(tmp_path / "out" / "cases.csv", encoding="utf-8", newline="") as file:
+        table = {row["case"]: row for row in csv.DictReader(file)}
+    assert {name: row["status"] for name, row in table.items()} == status
+    assert float(table["a"]["volume_ml(bright)"]) > 0
+    assert table["crash"]["cause"].endswith("a defect of the plugin")
     causes = {row["name"]: row.get("cause", "") for row in rows["cases"]}
     assert "cut short" in causes["c"]
     assert "ZeroDivisionError: a defect of the plugin" in causes["crash"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from omlab import __version__
+from omlab import __version__, cases_table
 from omlab.errors import Cancelled, OmlabError, OutputError
 from omlab.loading import LoadedModel, Outcome
 from omlab.memory import peak_mb
@@ -78,7 +78,8 @@ def run(
     listener: Listener = silent,
     cancel: CancelToken | None = None,
 ) -> Iterator[Run]:
-    """Run ``model`` over files, folders and DICOM series, writing one folder a case below ``out``.
+    """Run ``model`` over files, folders and DICOM series, writing one folder a case below ``out``, and of several cases
+    the table ``cases.csv``.
 
     Parameters
     ----------
@@ -108,12 +109,16 @@ def run(
     if any(item.error is None for item in found) and not resume:
         model.engines.warm_up()
     reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="omlab-read")
+    rows: list[Run] = []
     try:
         ahead: Future[Case] | None = None
         for number, job in enumerate(jobs):
             present = ahead if ahead is not None else reader.submit(job.read)
             ahead = reader.submit(jobs[number + 1].read) if number + 1 < len(jobs) else None
-            yield job.finish(present)
+            rows.append(job.finish(present))
+            yield rows[-1]
+        if len(rows) > 1:
+            cases_table.write(out, rows, RESULT)
     finally:
         reader.shutdown(wait=False, cancel_futures=True)
 
