@@ -109,3 +109,9 @@ class Precision(StrEnum):
     FLOAT16 = "float16"
     INT8 = "int8"
     INT4 = "int4"
+
+
+#: How a result can be written (:func:`omlab.results.write`).
+FORMATS = (
+    "nifti", "png", "tiff", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz", "txt",
+)  # fmt: skip

@@ -51,8 +51,7 @@ def read(
     kinds = {kind} if isinstance(kind, InputKind) else set(kind or ())
     family = Family.DICOM if files else family_of(path, kinds)
     if kinds and not kinds & family.kinds:
-        names = " or ".join(sorted(_article(k) for k in family.kinds))
-        raise InputError(f"{path.name}: is {names}, expected {expected(kinds)}")
+        raise InputError(f"{path.name}: is {family.noun}, expected {expected(kinds)}")
     if family is Family.VIDEO or kinds == {InputKind.VIDEO}:
         from omlab.cases import video
 

@@ -28,6 +28,11 @@ class Family(Enum):
         """Kinds of case that such a file can be."""
         return _KINDS[self]
 
+    @property
+    def noun(self) -> str:
+        """What such a file is, in words."""
+        return _NOUNS[self]
+
 
 _KINDS = {
     Family.NIFTI: frozenset({InputKind.VOLUME}),
@@ -36,6 +41,14 @@ _KINDS = {
     Family.VIDEO: frozenset({InputKind.VIDEO}),
     Family.FASTA: frozenset({InputKind.SEQUENCE}),
     Family.TEXT: frozenset({InputKind.TEXT, InputKind.SEQUENCE}),
+}
+_NOUNS = {
+    Family.NIFTI: "a 3D volume",
+    Family.PICTURE: "a 2D image",
+    Family.DICOM: "a DICOM file",
+    Family.VIDEO: "a video",
+    Family.FASTA: "a file of protein sequences",
+    Family.TEXT: "a text file",
 }
 #: What a model takes -> formats, for messages.
 _EXPECTED = {

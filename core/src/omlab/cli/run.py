@@ -12,6 +12,7 @@ import click
 from omlab.cli.main import registry_of
 from omlab.cli.options import (
     CardCommand,
+from omlab.vocabulary import FORMATS
     card_options,
     engine_options,
     fetch_options,
@@ -30,7 +31,7 @@ from omlab.cli.options import (
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(["nifti", "png", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz", "txt", "tiff"]),
+    type=click.Choice(FORMATS),
     help="Format of the result, several allowed. [that of the input]",
 )
 @click.option("--picture/--no-picture", default=True, help="Draw overview.png.")

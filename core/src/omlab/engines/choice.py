@@ -108,7 +108,8 @@ def candidates(
         name = backend.card.name
         if name not in graph.engines if graph.engines else not backend.general:
             if wish.engine == name:
-                runs = f"it runs on {' or '.join(graph.engines)}" if graph.engines else "it is for another kind of network"
+                others = " or ".join(graph.engines)
+                runs = f"it runs on {others}" if others else "it is for another kind of network"
                 tried.append(Tried(name, "", "", f"cannot run '{graph.name}', {runs}"))
             continue
         reason = backend.unavailable()

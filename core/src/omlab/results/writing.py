@@ -9,8 +9,7 @@ from omlab.cases.types import Case
 from omlab.errors import OutputError, UsageError
 from omlab.results.frames import VideoSegmentation
 from omlab.results.types import Classification, Detections, Embedding, Generation, Result, Scores, Segmentation
-
-FORMATS = ("nifti", "png", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz", "txt", "tiff")
+from omlab.vocabulary import FORMATS
 
 
 def default_formats(result: Result, case: Case) -> tuple[str, ...]:
