@@ -12,7 +12,6 @@ import click
 from omlab.cli.main import registry_of
 from omlab.cli.options import (
     CardCommand,
-from omlab.vocabulary import FORMATS
     card_options,
     engine_options,
     fetch_options,
@@ -21,6 +20,7 @@ from omlab.vocabulary import FORMATS
     prompt_options,
     prompts_of,
 )
+from omlab.vocabulary import FORMATS
 
 
 @click.command("run", cls=partial(CardCommand, card_of=find_model_card, more=prompt_options))  # type: ignore[arg-type]
