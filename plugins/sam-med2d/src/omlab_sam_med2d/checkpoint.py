@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,18 +35,19 @@ def read(path: Path, key: str = "model") -> dict[str, Tensor]:
     try:
         return read_checkpoint(path, key=key)
     except WeightsError as error:
+        if "cannot be read safely" in error.message:
+            raise WeightsError(
+                error.message,
+                remedy="A checkpoint of upstream's training script holds its optimiser: save its entry 'model' alone, "
+                "where you trust the file",
+            ) from None
         if "has no entry" not in error.message:
-            if "cannot be read safely" in error.message:
-                raise WeightsError(
-                    error.message,
-                    remedy="A checkpoint of upstream's training script holds its optimiser: save its entry 'model' "
-                    "alone, where you trust the file",
-                ) from None
             raise
-        bare = read_checkpoint(path)
-        if MARK not in bare:
-            raise
-        return bare
+        with suppress(WeightsError):  # of the two errors the first one tells more
+            bare = read_checkpoint(path)
+            if MARK in bare:
+                return bare
+        raise
 
 
 def load(path: Path, asset: Asset, *, size: str = "vit_b", img_size: int = 256, adapter: bool = True) -> Sam:
@@ -70,15 +72,21 @@ def load(path: Path, asset: Asset, *, size: str = "vit_b", img_size: int = 256, 
 
 
 def start(sam: Sam, state: Mapping[str, Tensor], name: str = "checkpoint") -> Sam:
-    """Fill ``sam`` from a file of another size, to fine-tune from, in place.
+    """Fill ``sam`` from a file of Segment Anything, to fine-tune from, in place.
 
-    As upstream does it, the heads of :data:`HEADS` keep their random start, so the network answers nothing sensible
-    before it is trained.
+    Adapters keep their random start. For a frame of another size position tables are resampled, and, as upstream does
+    it, so do the heads of :data:`HEADS`: the network then answers nothing sensible before it is trained.
+
+    Raises
+    ------
+    WeightsError
+        The file is of another network.
     """
     own = sam.state_dict()
-    shared = {key: value for key, value in state.items() if key in own and not any(head in key for head in HEADS)}
-    heads = tuple(rf".*{head}.*" for head in HEADS)
-    load_into(sam, resized(shared, own), name=name, allow_missing=(*heads, ADAPTERS))
+    moved = POSITIONS in state and POSITIONS in own and state[POSITIONS].shape != own[POSITIONS].shape
+    heads = HEADS if moved else ()
+    shared = {key: value for key, value in state.items() if key in own and not any(head in key for head in heads)}
+    load_into(sam, resized(shared, own), name=name, allow_missing=(*(rf".*{head}.*" for head in heads), ADAPTERS))
     return sam
 
 

@@ -219,6 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="images, masks and label2image_test.json")
     parser.add_argument("-o", "--out", type=Path, help="write the report here, as JSON")
     parser.add_argument("--variant", help="variant of the model (omlab info sam-med2d)")
+    parser.add_argument("--engine", default="auto", help="auto, or the name of an engine")
     parser.add_argument("--prompt", choices=("box", "points"), default="box")
     parser.add_argument("--points", type=int, default=1, help="points a round [1]")
     parser.add_argument("--rounds", type=int, default=1, help="rounds of points [1]")
@@ -229,11 +230,12 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         stored = json.loads(given.replay.read_text("utf-8")) if given.replay else None
-        model = load("sam-med2d", variant=given.variant)
+        chosen = samples(given.folder)
+        model = load("sam-med2d", variant=given.variant, engine=given.engine)
         settings = {"prompt": given.prompt, "points": given.points, "rounds": given.rounds, "seed": given.seed}
         rows, kept = [], {}
         for row, asked in evaluate(
-            model.engines["encoder"], model.engines["decoder"], samples(given.folder),
+            model.engines["encoder"], model.engines["decoder"], chosen,
             size=int(model.variant.config["side"]), multimask=not given.single_mask, stored=stored, **settings,
         ):  # fmt: skip
             rows.append(row)
