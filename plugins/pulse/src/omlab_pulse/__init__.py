@@ -1,0 +1,18 @@
+"""PULSE, the Chinese medical language model of OpenMEDLab, as a plugin of omlab."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omlab.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from omlab.cards import ModelCard
+    from omlab.model import Model
+
+
+@hookimpl
+def omlab_model(card: ModelCard) -> Model:
+    from omlab_pulse.model import Pulse
+
+    return Pulse(card)
