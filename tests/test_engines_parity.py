@@ -50,6 +50,13 @@ def test_probabilities_are_cut_at_a_half():
     assert judged(Judge.PROBABILITY, [0.2, 0.3], [0.1, 0.4]).dice == 1.0  # nothing labelled in either
 
 
+def test_masks_that_overlap_are_judged_one_by_one():
+    expected = np.array([[[-1.0, 2.0], [3.0, -4.0]], [[1.0, 1.0], [-1.0, -1.0]]])[None]  # two masks on axis 1
+    assert judged(Judge.MASKS, expected, expected * 0.01).admitted
+    row = judged(Judge.MASKS, expected, np.where(expected == 3, -0.1, expected))
+    assert row.flips_ppm == pytest.approx(1e6 / 8) and row.dice == pytest.approx(2 * 3 / 7)
+
+
 def test_embeddings():
     row = judged(Judge.EMBEDDING, [[3.0, 4.0], [1.0, 0.0]], [[3.0, 4.0], [0.0, 1.0]])
     assert row.cosine == pytest.approx(0.0)

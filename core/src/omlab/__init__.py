@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from omlab.loading import LoadedModel
     from omlab.model import Context, Model
     from omlab.progress import CancelToken, Progress
+    from omlab.prompts import Prompts
     from omlab.report import Report, Value
     from omlab.results import Classification, Detections, Embedding, Generation, Label, Result, Scores, Segmentation
     from omlab.results.frames import FrameLabels, VideoSegmentation
@@ -72,6 +73,7 @@ _PUBLIC = {
     "OmlabError": "omlab.errors",
     "Pair": "omlab.evaluator",
     "Progress": "omlab.progress",
+    "Prompts": "omlab.prompts",
     "Report": "omlab.report",
     "Result": "omlab.results",
     "Run": "omlab.running",
