@@ -87,24 +87,28 @@ TOLERANCES: dict[Judge, dict[Precision, Tolerance]] = {
         Precision.FLOAT16: Tolerance(flips_ppm=500.0, dice=0.999),
         Precision.BFLOAT16: Tolerance(flips_ppm=1000.0, dice=0.998),
         Precision.INT8: Tolerance(flips_ppm=5000.0, dice=0.99),
+        Precision.INT4: Tolerance(flips_ppm=20000.0, dice=0.97),
     },
     Judge.EMBEDDING: {
         Precision.FLOAT32: Tolerance(cosine=0.99999, relative=1e-3),
         Precision.FLOAT16: Tolerance(cosine=0.9999, relative=1e-2),
         Precision.BFLOAT16: Tolerance(cosine=0.999, relative=5e-2),
         Precision.INT8: Tolerance(cosine=0.99, relative=0.15),
+        Precision.INT4: Tolerance(cosine=0.97, relative=0.25),
     },
     Judge.LOGITS: {
         Precision.FLOAT32: Tolerance(gap=1e-3),
         Precision.FLOAT16: Tolerance(gap=5e-3),
         Precision.BFLOAT16: Tolerance(gap=2e-2),
         Precision.INT8: Tolerance(gap=5e-2),
+        Precision.INT4: Tolerance(gap=0.1),
     },
     Judge.VALUES: {
         Precision.FLOAT32: Tolerance(relative=1e-3),
         Precision.FLOAT16: Tolerance(relative=1e-2),
         Precision.BFLOAT16: Tolerance(relative=5e-2),
         Precision.INT8: Tolerance(relative=0.1),
+        Precision.INT4: Tolerance(relative=0.25),
     },
     Judge.LANGUAGE: {
         Precision.FLOAT32: Tolerance(perplexity=1.0001),
