@@ -16,7 +16,8 @@ from omlab.running import prepare_folder
 
 
 def export(loaded: LoadedModel, folder: Path, *, listener: Listener = silent) -> dict[str, Path]:
-    """Write every graph of ``loaded`` as ``<graph>.onnx`` below ``folder``, and ``graphs.json`` that describes them.
+    """Write every graph of ``loaded`` as ``<graph>.onnx`` below ``folder``, and ``graphs.json`` that describes them. A
+    graph that only an engine of its own can run (language models) becomes the folder ``<graph>`` that this engine loads.
 
     Returns graph name -> path. Raises :class:`omlab.errors.EngineError` where no exporter is installed.
     """
@@ -32,8 +33,14 @@ def export(loaded: LoadedModel, folder: Path, *, listener: Listener = silent) ->
     for graph in loaded.model.exports(loaded.variant):
         listener(Progress(f"{loaded.card.name}/{graph.name}", "export"))
         network = loaded.model.network(graph, loaded.variant, loaded.files)
-        path = folder / f"{graph.name}.onnx"
-        exporter.export(network, graph, path)
+        builder = loaded.builder(graph)
+        if builder is None:
+            path = folder / f"{graph.name}.onnx"
+            exporter.export(network, graph, path)
+        else:  # no plain ONNX: the folder that its own engine loads
+            path = folder / graph.name
+            path.mkdir(exist_ok=True)
+            builder[0].build_network(graph, network, path, builder[1])
         files[graph.name] = path
         described.append(
             {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from omlab.cards import Card, ModelCard, Variant
-from omlab.errors import InputError, OmlabError, UsageError
+from omlab.errors import EngineError, InputError, OmlabError, UsageError
 from omlab.graphs import Graph
 from omlab.model import Context, Model
 from omlab.progress import CancelToken, Listener, silent
@@ -190,6 +190,22 @@ class LoadedModel:
     def backends(self) -> list[Any]:
         """The engine backends of all plugins."""
         return [self._registry.load(Kind.ENGINE, name) for name in self._registry.cards(Kind.ENGINE)]
+
+    def builder(self, graph: Graph) -> tuple[Any, Any] | None:
+        """The backend that builds ``graph`` from its torch module, and its target of the precision that was chosen;
+        ``None`` where a plain ONNX file serves every backend. Raises :class:`EngineError` for another precision."""
+        makers = [one for one in self.backends() if one.builds_from_network and one.card.name in graph.engines]
+        if not makers or self._choice.engine not in ("auto", makers[0].card.name):
+            return None
+        reason = makers[0].unavailable()
+        if reason:
+            raise EngineError(f"{makers[0].card.name} cannot build: {reason}")
+        targets = sorted(makers[0].targets(graph), key=lambda target: target.rank)
+        fitting = [target for target in targets if self._choice.precision in ("auto", target.precision)]
+        if not fitting:
+            offers = ", ".join(target.precision for target in targets)
+            raise EngineError(f"{makers[0].card.name} builds {offers}, not {self._choice.precision}")
+        return makers[0], fitting[0]
 
     def exporter(self) -> Any:
         """The exporter that a plugin contributes, loaded only when an ONNX file has to be made; else ``None``."""

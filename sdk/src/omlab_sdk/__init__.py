@@ -23,6 +23,10 @@ def omlab_exporter(card: ExporterCard) -> Exporter:
 
 @hookimpl
 def omlab_engine(card: EngineCard) -> Backend:
+    if card.name == "onnxruntime-nbits":
+        from omlab_sdk.language.nbits import OnnxRuntimeNbits
+
+        return OnnxRuntimeNbits(card)
     from omlab_sdk.language.genai import OnnxRuntimeGenAi
 
     return OnnxRuntimeGenAi(card)

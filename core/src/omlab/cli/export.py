@@ -15,6 +15,7 @@ from omlab.cli.options import fetch_options, grant_of
 @click.argument("model")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the files. [MODEL-onnx]")
 @click.option("--variant", help="Variant of the model.")
+@click.option("--precision", default="auto", help="Of language models, whose weights are rounded when written. [auto]")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @fetch_options
 @click.pass_context
@@ -23,6 +24,7 @@ def command(
     model: str,
     out: Path | None,
     variant: str | None,
+    precision: str,
     as_json: bool,
     fetch: bool,
     accept_licence: tuple[str, ...],
@@ -34,8 +36,9 @@ def command(
 
     listener = TerminalListener(quiet=as_json)
     loaded = load(
-        model, variant=variant, grant=grant_of(fetch, accept_licence), registry=registry_of(context), listener=listener
-    )
+        model, variant=variant, precision=precision, grant=grant_of(fetch, accept_licence),
+        registry=registry_of(context), listener=listener,
+    )  # fmt: skip
     target = out or Path(f"{Path(model).name}-onnx")
     files = export(loaded, target, listener=listener)
     listener.clear()

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 def slopes(heads: int) -> list[float]:
@@ -160,8 +159,8 @@ class Step(nn.Module):
     def forward(
         self, input_ids: Tensor, mask: Tensor, past_mask: Tensor, past_keys: Tensor, past_values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """``input_ids`` and ``mask`` [batch, length], ``past_mask`` [batch, past] int64. Gives logits of the token after
-        the last column [batch, vocabulary], and keys and values of the new tokens
+        """``input_ids`` and ``mask`` [batch, length], ``past_mask`` [batch, past] int64. Gives logits of the token
+        after the last column [batch, vocabulary], and keys and values of the new tokens
         [length, batch, layers, heads, size]."""
         network = self.network
         bias = network.bias(past_mask, mask)

@@ -11,9 +11,7 @@ from omlab_sdk.language.model import Prompt
 from omlab_sdk.language.tokens import Tokenizer
 
 END = 2
-INSTRUCTION = (
-    "Instructions: You are Helper, a large language model full of intelligence. Respond conversationally."
-)
+INSTRUCTION = "Instructions: You are Helper, a large language model full of intelligence. Respond conversationally."
 USER, HELPER = "User: ", "Helper: "
 #: What stands before the first question of a conversation, by the role that the model is to take.
 ROLES = {

@@ -1,4 +1,4 @@
-"""The chat form of SmolLM2: every turn is ``<|im_start|>role``, a line break, the text, ``<|im_end|>``, a line break."""
+"""The chat form of SmolLM2: a turn is ``<|im_start|>role``, a line break, the text, ``<|im_end|>``, a line break."""
 
 from __future__ import annotations
 

@@ -13,11 +13,12 @@ import numpy as np
 from omlab.cards import Variant
 from omlab.cases import Message, Text
 from omlab.errors import WeightsError
-from omlab.graphs import Graph
+from omlab.graphs import Graph, Tolerance
 from omlab.model import Context
+from omlab.vocabulary import Precision
 from omlab_sdk.language.model import LanguageModel, Prompt, language_graph
 from omlab_sdk.language.sampling import Sampling
-from omlab_sdk.language.tokens import FastTokenizer, Tokenizer
+from omlab_sdk.language.tokens import ByteTokenizer, FastTokenizer, Tokenizer
 from omlab_smollm2 import chat
 from omlab_smollm2.gguf import Gguf, llama_names, rotary_order
 
@@ -45,7 +46,12 @@ class SmolLM2(LanguageModel):
     """Text in, text out; see the card."""
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
-        return (language_graph(CONFIG, ("omlab_smollm2.gguf", __name__), longest=CONFIG["max_position_embeddings"]),)
+        # With 135 million parameters little is redundant: int8 is as good as float32, int4 there for who asks for it.
+        graph = language_graph(
+            {**CONFIG, "prefer": "int8"}, ("omlab_smollm2.gguf", __name__), longest=CONFIG["max_position_embeddings"],
+            tolerances={Precision.INT4: Tolerance(perplexity=1.35)},
+        )  # fmt: skip
+        return (graph,)
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         from omlab_sdk.language import llama
@@ -66,7 +72,7 @@ class SmolLM2(LanguageModel):
             yield {"input_ids": np.array([ids], np.int64)}
 
     def tokenizer(self, context: Context) -> Tokenizer:
-        return tokenizer(context.files[ASSET])
+        return tokenizer(context.files[ASSET]) if context.variant.weights else ByteTokenizer()
 
     def prompt(self, case: Text, tokenizer: Tokenizer, context: Context) -> Prompt:
         messages = list(case.messages)

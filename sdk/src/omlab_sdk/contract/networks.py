@@ -239,7 +239,8 @@ def bad_inputs(subject: Subject) -> str:
         wrong_kind = InputKind.IMAGE if InputKind.VOLUME in loaded.card.inputs else InputKind.VOLUME
         bad = {"missing": folder / "missing.nii.gz", "empty": folder / "empty.nii.gz", "text": folder / "text.png"}
         bad["empty"].write_bytes(b"")
-        bad["text"].write_text("this is no image")
+        # To a language model any text is a case, so it gets one that is not in UTF-8.
+        bad["text"].write_bytes("b\xe4d".encode("latin-1") if InputKind.TEXT in loaded.card.inputs else b"no image")
         if wrong_kind not in loaded.card.inputs:
             bad["wrong kind"] = write_sample(wrong_kind, folder)
         for what, path in bad.items():

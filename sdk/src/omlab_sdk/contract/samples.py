@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
 
-from omlab.cases import Image, Sequence, Volume
+from omlab.cases import Image, Message, Sequence, Text, Volume
 from omlab.cases.types import Case
 from omlab.geometry import Geometry
 from omlab.vocabulary import InputKind, Prompt
@@ -56,10 +57,16 @@ def sequence() -> Sequence:
     return Sequence(name="sample", residues=residues)
 
 
+def text() -> Text:
+    """A question."""
+    return Text(name="sample", messages=[Message(role="user", content="What does a high blood pressure mean?")])
+
+
 SAMPLES: dict[InputKind, Callable[[], Case]] = {
     InputKind.VOLUME: volume,
     InputKind.IMAGE: image,
     InputKind.SEQUENCE: sequence,
+    InputKind.TEXT: text,
 }
 
 
@@ -95,6 +102,10 @@ def write_sample(kind: InputKind, folder: Path) -> Path:
     if isinstance(case, Sequence):
         path = folder / "sample.fasta"
         path.write_text(f">sample\n{case.residues}\n", "utf-8")
+        return path
+    if isinstance(case, Text):
+        path = folder / "sample.jsonl"
+        path.write_text(json.dumps({"id": case.name, "prompt": case.question}) + "\n", "utf-8")
         return path
     raise ValueError(f"there is no sample of kind {kind}")
 

@@ -38,6 +38,9 @@ class OnnxRuntimeGenAi(Backend):
 
     def targets(self, graph: Graph) -> tuple[Target, ...]:
         ranks = {Precision.INT4: 10, Precision.INT8: 20, Precision.FLOAT32: 30}
+        first = graph.config.get("prefer")  # a small network loses more by 4 bits than it gains
+        if first is not None:
+            ranks[Precision(str(first))] = 0
         return tuple(Target(precision, "cpu", "CPUExecutionProvider", rank) for precision, rank in ranks.items())
 
     def needs_onnx(self, folder: Path) -> bool:

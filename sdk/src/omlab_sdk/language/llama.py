@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -39,8 +40,9 @@ class CausalLM(nn.Module):
         return self.model.config
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Logits [batch, length - length // 2 + 1, vocabulary] float32 of the token after the first half of ``input_ids``
-        [batch, length] and after each later one: an engine reads the first half at once and the rest one by one."""
+        """Logits [batch, length - length // 2 + 1, vocabulary] float32 of the token after the first half of
+        ``input_ids`` [batch, length] and after each later one: an engine reads the first half at once and the rest
+        one by one."""
         hidden = self.model.model(input_ids, use_cache=False).last_hidden_state
         logits: Tensor = self.model.lm_head(hidden[:, input_ids.shape[1] // 2 - 1 :])
         return logits.float()
@@ -170,8 +172,8 @@ def from_training(shards: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     first = 0
     for shard in shards:
         layers = 0
-        for name, tensor in shard.items():
-            name = name.removeprefix("model.")
+        for given, tensor in shard.items():
+            name = given.removeprefix("model.")
             found = re.match(r"blocks\.(\d+)\.", name)
             if found:
                 layers = max(layers, int(found[1]) + 1)
@@ -181,8 +183,6 @@ def from_training(shards: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
                 for part, piece in zip("qkv", tensor.chunk(3, dim=0), strict=True):
                     state[f"model.layers.{stacked[1]}.self_attn.{part}_proj.{stacked[2]}"] = piece.contiguous()
                 continue
-            for what, by in _TRAINING:
-                name = what.sub(by, name)
-            state[name] = tensor
+            state[functools.reduce(lambda text, rule: rule[0].sub(rule[1], text), _TRAINING, name)] = tensor
         first += layers
     return state
