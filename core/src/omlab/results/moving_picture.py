@@ -126,8 +126,11 @@ def _time_line(case: Video, lines: Sequence[Line], width: int) -> Pillow.Image:
             pen.line(points, fill=line.colour, width=2, joint="curve")
     pen.text((0, LINE + 6), "0:00.0", fill=FAINT, font=_font(14))
     pen.text((width, LINE + 6), _clock(length), fill=FAINT, font=_font(14), anchor="ra")
-    names = "   ".join(line.name for line in lines)
-    pen.text((width / 2, LINE + 6), f"{names}   (top of the line: {top:.0%})", fill=TEXT, font=_font(14), anchor="ma")
+    left = width // 4
+    for line in lines:
+        pen.text((left, LINE + 6), line.name, fill=line.colour, font=_font(14))
+        left += round(_font(14).getlength(line.name)) + 22
+    pen.text((left, LINE + 6), f"up to {100 * top:.3g} %", fill=FAINT, font=_font(14))
     return picture
 
 
@@ -172,16 +175,16 @@ def _boxed(frame: NDArray[np.uint8], result: Detections, number: int) -> Pillow.
 
 
 def _curves(columns: Mapping[str, Sequence[Any]], case: Video) -> list[Line]:
-    """Columns of shares over time; the time is the middle of a row's stretch."""
+    """Columns of shares over time, each level from the start to the end of its row."""
     starts, ends = columns.get("start_s"), columns.get("end_s")
     if starts is None or ends is None:
         return []
-    times = [(a + b) / 2 for a, b in zip(starts, ends, strict=True)]
+    times = [float(end) for pair in zip(starts, ends, strict=True) for end in pair]
     lines = []
     for name, values in columns.items():
         numbers = [v for v in values if isinstance(v, float)]
         if name not in ("start_s", "end_s") and len(numbers) == len(values) and all(0 <= v <= 1 for v in numbers):
-            lines.append(Line(name, colour_of(len(lines) + 1), times, numbers))
+            lines.append(Line(name, colour_of(len(lines) + 1), times, np.repeat(numbers, 2).tolist()))
     return lines
 
 

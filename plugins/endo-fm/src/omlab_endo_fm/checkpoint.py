@@ -92,21 +92,55 @@ def classifier(path: Path, *, heads: int | None = None) -> Classifier:
     return network.eval()
 
 
-def segmenter(path: Path) -> TransUNet:
+def segmenter(path: Path, *, heads: int | None = None) -> TransUNet:
     """The segmentation network; a file of its bare state dict, or in ``model_state`` or ``state_dict``."""
     top = entries_of(path)
     key = next((k for k in ("model_state", "state_dict") if k in top), "")
-    network = TransUNet()
-    load_into(network, read_checkpoint(path, key=key, prefix="module."), name=str(path), ignore=(r".*\.time_embed",))
+    state = read_checkpoint(path, key=key, prefix="module.")
+    network = TransUNet(**_segmenter_shape(state, path, heads))
+    load_into(network, state, name=str(path))
     return network.eval()
 
 
-def detector(path: Path) -> Detector:
+def _segmenter_shape(state: Mapping[str, Tensor], path: Path, heads: int | None) -> dict[str, Any]:
+    """Constructor arguments of the segmentation network that a state dict is of."""
+    stem = "transformer.embeddings.hybrid_model"
+    for name in ("transformer.encoder.cls_token", f"{stem}.root.conv.weight", "segmentation_head.0.weight"):
+        if name not in state:
+            raise WeightsError(
+                f"{path}: holds no segmentation network, '{name}' is missing", remedy="Is it the file of another model?"
+            )
+    width = state["transformer.encoder.cls_token"].shape[-1]
+    units = [
+        len({n.split(".")[5] for n in state if n.startswith(f"{stem}.body.block{block}.unit")}) for block in (1, 2, 3)
+    ]
+    inside = [state[f"decoder.blocks.{i}.conv1.0.weight"].shape[1] for i in range(4)]
+    outside = [state[f"decoder.blocks.{i}.conv1.0.weight"].shape[0] for i in range(4)]
+    before = [state["decoder.conv_more.0.weight"].shape[0], *outside[:-1]]
+    skips = [a - b for a, b in zip(inside, before, strict=True)]
+    return {
+        "n_classes": state["segmentation_head.0.weight"].shape[0], "hidden_size": width,
+        "depth": len({n.split(".")[3] for n in state if n.startswith("transformer.encoder.layer.")}),
+        "heads": heads or max(1, width // HEAD_WIDTH), "resnet_units": units,
+        "grid": math.isqrt(state["transformer.embeddings.position_embeddings"].shape[1]),
+        "width_factor": state[f"{stem}.root.conv.weight"].shape[0] / 64, "decoder_channels": outside,
+        "skip_channels": skips, "n_skip": sum(skip > 0 for skip in skips),
+    }  # fmt: skip
+
+
+def detector(path: Path, *, heads: int | None = None) -> Detector:
     """The detection network; its state dict is in ``model``. The layers that nothing uses may be missing."""
     top = entries_of(path)
     state = read_checkpoint(path, key="model" if "model" in top else "", prefix="module.")
     body = {n.removeprefix("backbone.body."): t for n, t in state.items() if n.startswith("backbone.body.")}
-    network = Detector(**shape_of(body, path))
+    shape = shape_of(body, path, heads=heads)
+    for name in ("rpn.head.cls_logits.weight", "backbone.fpn.fpn_inner2.weight"):
+        if name not in state:
+            raise WeightsError(
+                f"{path}: holds no detector, '{name}' is missing", remedy="Is it the file of another model?"
+            )
+    classes, width = state["rpn.head.cls_logits.weight"].shape[:2]
+    network = Detector(out_channels=width, classes=classes, **shape)
     load_into(
         network, state, name=str(path), ignore=(r"backbone\.body\.head\..*",),
         allow_missing=(r"backbone\.body\.fpn1\..*", r".*num_batches_tracked"),
