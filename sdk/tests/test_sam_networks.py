@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 from omlab_sdk.golden import seed_module  # noqa: E402
 from omlab_sdk.networks.sam.decoder import MaskDecoder  # noqa: E402
 from omlab_sdk.networks.sam.encoder import Block, ImageEncoder, from_windows, to_windows  # noqa: E402
+from omlab_sdk.networks.sam.network import SIZES, Decoder, Encoder, Sam  # noqa: E402
 from omlab_sdk.networks.sam.prompts import ABSENT, PADDING, PromptEncoder  # noqa: E402
 
 
@@ -24,6 +25,21 @@ def test_folded_windows_are_exact(grid: int, window: int, relative: bool, qkv_bi
         block.folding = False
         padded = block(tokens)
     assert (folded - padded).norm() / padded.norm() < 1e-12
+
+
+def test_strong_positions_do_not_overflow() -> None:
+    """Position terms beyond what float32 can exponentiate."""
+    block = Block(24, 3, 6, 4)
+    seed_module(block)
+    with torch.inference_mode():
+        block.attn.rel_pos_h.mul_(400)
+        block.attn.rel_pos_w.mul_(400)
+        tokens = 2 * torch.randn(1, 6, 6, 24, generator=torch.Generator().manual_seed(0))
+        folded = block(tokens)
+        block.folding = False
+        padded = block(tokens)
+    assert torch.isfinite(folded).all()
+    torch.testing.assert_close(folded, padded, rtol=1e-4, atol=1e-4)
 
 
 def test_padding_takes_part() -> None:
@@ -53,6 +69,20 @@ def test_the_encoder_at_1024_has_the_published_shapes() -> None:
     assert state["blocks.2.attn.rel_pos_w"] == (127, 64)
     assert sum(tensor.numel() for tensor in encoder.parameters()) == 89_670_912
     assert not any("Adapter" in name for name in state)
+
+
+def test_the_whole_at_1024_as_medical_models_use_it() -> None:
+    """Without anything added, ViT-B at 1024: the names of original SAM, and both exported forms."""
+    with torch.device("meta"):
+        sam = Sam(**SIZES["vit_b"])
+        embedding = Encoder(sam)(torch.empty(1, 3, 1024, 1024))
+        masks, qualities = Decoder(sam)(
+            embedding, torch.empty(5, 2, 2), torch.empty(5, 2), torch.empty(5, 1, 256, 256), torch.empty(5)
+        )
+    assert embedding.shape == (1, 256, 64, 64)
+    assert (masks.shape, qualities.shape) == ((5, 4, 256, 256), (5, 4))
+    assert len(sam.state_dict()) == 314
+    assert {name.split(".")[0] for name in sam.state_dict()} == {"image_encoder", "prompt_encoder", "mask_decoder"}
 
 
 def test_prompts_of_different_lengths_share_a_batch() -> None:

@@ -289,9 +289,10 @@ def _onnx_case(golden: Golden, sam: Sam, decode: Any, word: str, name: str, aske
 
 
 def demo_folder(path: Path | None) -> Path:
-    """The demonstration files: a folder ``data/sam_med2d_demo`` above the golden file, or in a folder ``shared`` above
-    it. Raises :class:`omlab_sdk.golden.GoldenError` if there is none."""
-    for above in (path or Path("golden")).resolve().parents:
+    """The demonstration files: a folder ``data/sam_med2d_demo``, also within ``shared``, above the golden file, the
+    working folder or this checkout. Raises :class:`omlab_sdk.golden.GoldenError` if there is none."""
+    starts = [(path or Path("golden")).resolve(), Path.cwd() / "golden", Path(__file__).resolve()]
+    for above in (parent for start in starts for parent in start.parents):
         for folder in (above / "data", above / "shared" / "data"):
             if (folder / "sam_med2d_demo" / "images").is_dir():
                 return folder / "sam_med2d_demo"

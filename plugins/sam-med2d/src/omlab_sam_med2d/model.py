@@ -30,7 +30,8 @@ LIMITS: Mapping[str, tuple[float, float]] = {
 }  # fmt: skip
 _SOURCES = (
     "omlab_sdk.networks.sam.encoder", "omlab_sdk.networks.sam.prompts", "omlab_sdk.networks.sam.decoder",
-    "omlab_sam_med2d.encoder", "omlab_sam_med2d.network", "omlab_sam_med2d.checkpoint",
+    "omlab_sdk.networks.sam.network", "omlab_sam_med2d.encoder", "omlab_sam_med2d.network",
+    "omlab_sam_med2d.checkpoint",
 )  # fmt: skip
 
 

@@ -151,10 +151,17 @@ def _weight_of_padding(down: Tensor, across: Tensor, rows: int, columns: int) ->
     """
     parts = []
     if rows < down.shape[-1]:
-        parts.append(down[..., rows:].logsumexp(-1) + across.logsumexp(-1))
+        parts.append(_log_sum_exp(down[..., rows:]) + _log_sum_exp(across))
     if columns < across.shape[-1]:
-        parts.append(down[..., :rows].logsumexp(-1) + across[..., columns:].logsumexp(-1))
-    return (parts[0] if len(parts) == 1 else torch.logaddexp(parts[0], parts[1]))[..., None]
+        parts.append(_log_sum_exp(down[..., :rows]) + _log_sum_exp(across[..., columns:]))
+    return parts[0] if len(parts) == 1 else _log_sum_exp(torch.cat(parts, dim=-1))
+
+
+def _log_sum_exp(x: Tensor) -> Tensor:
+    """Over the last axis, which stays. Written out: not every engine takes the greatest out of its own operator, and
+    an exponential would overflow at 89."""
+    greatest = x.amax(dim=-1, keepdim=True)
+    return greatest + (x - greatest).exp().sum(dim=-1, keepdim=True).log()
 
 
 def _table(positions: Tensor, size: int) -> Tensor:
