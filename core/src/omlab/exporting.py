@@ -17,7 +17,7 @@ from omlab.running import prepare_folder
 
 def export(loaded: LoadedModel, folder: Path, *, listener: Listener = silent) -> dict[str, Path]:
     """Write every graph of ``loaded`` as ``<graph>.onnx`` below ``folder``, and ``graphs.json`` that describes them. A
-    graph that only an engine of its own can run (language models) becomes the folder ``<graph>`` that this engine loads.
+    graph that only an engine of its own can run (a language model's) becomes the folder ``<graph>`` that it loads.
 
     Returns graph name -> path. Raises :class:`omlab.errors.EngineError` where no exporter is installed.
     """

@@ -16,7 +16,6 @@ from typing import Any
 
 from omlab.cases.types import Case, Message, Source, Text
 from omlab.errors import InputError, OmlabError
-from omlab.files import case_stem
 
 ROLES = ("system", "user", "assistant")
 _ASKS = ("prompt", "question", "messages")
@@ -135,18 +134,15 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _numbered(path: Path, number: int) -> str:
-    return f"{case_stem(path.name)}-{number:04d}"
+    return f"{path.stem}-{number:04d}"
 
 
 def _named(record: Any, otherwise: str) -> str:
     if isinstance(record, Mapping):
         for key in _NAMED:
-            if (
-                isinstance(record.get(key), str | int)
-                and not isinstance(record[key], bool)
-                and str(record[key]).strip()
-            ):
-                return str(record[key])
+            name = record.get(key)
+            if isinstance(name, str | int) and not isinstance(name, bool) and str(name).strip():
+                return str(name)
     return otherwise
 
 

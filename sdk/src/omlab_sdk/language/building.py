@@ -20,10 +20,10 @@ CONFIG = "genai_config.json"
 MODEL = "model.onnx"
 #: What the builder calls a precision.
 WORDS = {Precision.FLOAT32: "fp32", Precision.INT8: "int8", Precision.INT4: "int4"}
-#: int4 in blocks of 32 with a zero point; the head and the builder's mixed layers (into attention and out of the MLP, in the
-#: first and last eighth and every third layer between) in 8 bits. On SmolLM2-135M perplexity grows 1.20 times; 1.29 times
-#: with the head alone in 8 bits, 1.48 times by the builder's defaults. Its k-quant rounding is no better there and takes
-#: ten times as long.
+#: int4 in blocks of 32 with a zero point; the head and the builder's mixed layers (into attention and out of the MLP,
+#: in the first and last eighth and every third layer between) in 8 bits. On SmolLM2-135M perplexity grows 1.20 times;
+#: 1.29 times with the head alone in 8 bits, 1.48 times by the builder's defaults. Its k-quant rounding is no better
+#: there and takes ten times as long.
 MIXED = "matmul_mixed_precision=last_matmul:int8,mixed_layers:int8"
 OPTIONS: dict[Precision, tuple[str, ...]] = {
     Precision.FLOAT32: (),
