@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -35,12 +35,14 @@ class Report:
 
     Attributes
     ----------
-    evaluator : its name.
+    evaluator, title : its name, and how a heading calls it.
     summary : metric, or ``structure/metric`` -> value.
     cases : one row a case and structure, JSON-able.
     options : options and conventions in force, all that is needed to do it again.
     environment : versions, digests.
     warnings : one line each.
+    machine : what ``--json`` prints where the evaluator has a stable form of its own; the whole report without.
+    illustration : draws the report's picture: takes a title, gives a Pillow image.
     """
 
     evaluator: str
@@ -49,10 +51,18 @@ class Report:
     options: Mapping[str, Any] = attrs.field(factory=dict)
     environment: Mapping[str, Any] = attrs.field(factory=dict)
     warnings: Sequence[str] = ()
+    title: str = ""
+    machine: Any = attrs.field(default=None, eq=False)
+    illustration: Callable[[str], Any] | None = attrs.field(default=None, eq=False)
 
     def as_json(self) -> dict[str, Any]:
         """As JSON-able data; numbers that JSON lacks become the strings ``"inf"``, ``"-inf"`` and ``"nan"``."""
-        return jsonable(attrs.asdict(self))  # type: ignore[no-any-return]
+        shown = attrs.asdict(self, filter=lambda field, _: field.name not in ("machine", "illustration"))
+        return jsonable(shown)  # type: ignore[no-any-return]
+
+    def as_machine(self) -> Any:
+        """What ``--json`` prints."""
+        return self.as_json() if self.machine is None else jsonable(self.machine)
 
 
 def jsonable(value: Any) -> Any:

@@ -16,7 +16,12 @@ from omlab.cli.options import CardCommand, card_options, find_evaluator_card
 @click.command("score", cls=partial(CardCommand, card_of=find_evaluator_card))  # type: ignore[arg-type]
 @click.argument("evaluator")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Also write the report to this JSON file.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Also write the report to this JSON file, its picture beside it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.pass_context
 def command(
@@ -33,21 +38,24 @@ def command(
 
 
 def show(report: Any, out: Path | None, as_json: bool) -> None:
-    """A report on the terminal and, if wanted, in a file."""
+    """A report on the terminal and, if wanted, in a file, with its picture beside it."""
     from omlab.cli.text import table
 
     if out is not None:
         from omlab.errors import OutputError
-        from omlab.files import write_text
+        from omlab.files import whole, write_text
 
         try:
-            write_text(out, json.dumps(report.as_json(), indent=2))
+            write_text(out, json.dumps(report.as_json(), indent=2, ensure_ascii=False))
+            if report.illustration is not None:
+                with whole(out.with_suffix(".png")) as temporary:
+                    report.illustration(report.title or report.evaluator).save(temporary, format="PNG")
         except OSError as error:
             raise OutputError(
                 f"{out} cannot be written: {error.strerror}", remedy="Name another file with -o"
             ) from None
     if as_json:
-        click.echo(json.dumps(report.as_json(), indent=2))
+        click.echo(json.dumps(report.as_machine(), indent=2, ensure_ascii=False))
         return
     rows = []
     for name, value in report.summary.items():
