@@ -108,7 +108,7 @@ def test_all_labels_from_a_prompts_file(image, tmp_path, capsys) -> None:
 
 
 def test_everything(image, tmp_path, capsys) -> None:
-    options = ["--everything", "--grid", "3", "--min-quality", "-1000", "--min-stability", "0"]
+    options = ["--everything", "--grid", "2", "--min-quality", "-1000", "--min-stability", "0"]
     code, rows, error = _run(capsys, image, "-o", tmp_path / "out", *options)
     assert code == 0, error
     assert "segment 1" in rows["cases"][0]["headline"]
@@ -202,10 +202,10 @@ def test_the_evaluation_path(demo, tmp_path, capsys, arguments) -> None:
     assert len(first["cases"]) == 11
     kept = json.loads(prompts.read_text())
     assert set(kept["amos_0004_75_liver_000.png"]) == {"boxes", "point_coords", "point_labels"}
-    capsys.readouterr()
+    if "points" in arguments:  # corrections are drawn anew, so only boxes give the same answer again
+        return
     assert evaluation.main([str(demo), "-o", str(out), "--replay", str(prompts), *arguments]) == 0
-    if "points" not in arguments:  # corrections are drawn anew, so only the boxes give the same answer again
-        assert json.loads(out.read_text())["cases"] == first["cases"]
+    assert json.loads(out.read_text())["cases"] == first["cases"]
 
 
 def test_the_evaluation_says_what_is_missing(tmp_path, capsys) -> None:
