@@ -286,8 +286,16 @@ class JoinPart(nn.Module):
         super().__init__()
         self.head = network.rpn.head
 
-    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+    # One argument a tensor: an exporter gives each a name and a shape of its own.
+    def forward(
+        self, cls3: Tensor, bbox3: Tensor, box3: Tensor, cls4: Tensor, bbox4: Tensor, box4: Tensor,
+        cls5: Tensor, bbox5: Tensor, box5: Tensor, cls6: Tensor, bbox6: Tensor, box6: Tensor,
+        cls7: Tensor, bbox7: Tensor, box7: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        levels = (
+            (cls3, bbox3, box3), (cls4, bbox4, box4), (cls5, bbox5, box5), (cls6, bbox6, box6), (cls7, bbox7, box7),
+        )  # fmt: skip
         found: list[Tensor] = []
-        for level in range(len(STRIDES)):
-            found += self.head.join(*given[3 * level : 3 * level + 3], level)
+        for level, given in enumerate(levels):
+            found += self.head.join(*given, level)
         return tuple(found)
