@@ -166,7 +166,8 @@ class Admission:
                 lasting = candidate.target.device == "cpu"
                 raise self._failed(key, error, time.perf_counter() - start, lasting=lasting) from error
             record = self._judge(engine, candidate, key, seconds)
-            self.store.keep(key, folder, state=State.ADMITTED, parity=record.as_json(), seconds=seconds)
+            entry = self.store.keep(key, folder, state=State.ADMITTED, parity=record.as_json(), seconds=seconds)
+        backend.moved(engine, entry.folder)
         return engine, record
 
     def _judge(self, engine: Engine, candidate: Candidate, key: Key, seconds: float) -> ParityRecord:

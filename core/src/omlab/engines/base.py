@@ -132,6 +132,9 @@ class Backend:
         """Load what :meth:`build` made. ``onnx`` exists only where :meth:`needs_onnx` says so."""
         raise TypeError(f"{type(self).__name__} must define load()")
 
+    def moved(self, engine: Engine, folder: Path) -> None:
+        """The artefact that ``engine`` was loaded from lies in ``folder`` now; for engines that read it again."""
+
     def load_network(
         self, graph: Graph, network: torch.nn.Module, target: Target, *, threads: int | None = None
     ) -> Engine:

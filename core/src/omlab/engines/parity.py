@@ -142,9 +142,7 @@ class ParityRecord:
             if deviation is not None:
                 numbers = {name: float(deviation[name]) for name in ("expected", "found")}
                 deviation = Deviation(example=deviation["example"], index=deviation["index"], **numbers)
-            figures: dict[str, Any] = {
-                name: None if row.get(name) is None else float(row[name]) for name in _FIGURES
-            }
+            figures: dict[str, Any] = {name: None if row.get(name) is None else float(row[name]) for name in _FIGURES}
             outputs.append(
                 OutputParity(
                     output=row["output"], judge=row["judge"], deviation=deviation, why_not=row["why_not"], **figures

@@ -60,6 +60,9 @@ class OnnxRuntimeGenAi(Backend):
         info = EngineInfo(self.card.name, self.version(), target.precision, target.device, target.provider, threads)
         return GenAiEngine(graph, folder, info, library)
 
+    def moved(self, engine: Any, folder: Path) -> None:
+        engine.folder = folder
+
 
 class GenAiEngine:
     """A language network that reads and continues texts (:class:`omlab_sdk.language.generating.Decoder`).
@@ -67,12 +70,13 @@ class GenAiEngine:
     Attributes
     ----------
     context : tokens that a text may have.
+    folder : where the graphs lie.
     """
 
     def __init__(self, graph: Graph, folder: Path, info: EngineInfo, library: Any) -> None:
         self.info = info
         self._graph = graph
-        self._folder = folder
+        self.folder = folder
         self._library = library
         config = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
         self.context = int(config["context_length"])
@@ -152,11 +156,11 @@ class GenAiEngine:
                 # Two copies of the weights are not needed: a longer text is the exception, so one model stays.
                 self._models.clear()
             try:
-                config = self._library.Config(str(self._folder))
+                config = self._library.Config(str(self.folder))
                 config.overlay(json.dumps(settings))
                 self._models[times] = self._library.Model(config)
             except Exception as error:  # the library raises bare exceptions
-                raise EngineError(f"onnxruntime-genai cannot load {self._folder.name}: {error}") from error
+                raise EngineError(f"onnxruntime-genai cannot load {self.folder.name}: {error}") from error
         return self._models[times]
 
 

@@ -1,0 +1,233 @@
+"""Files in upstream's layout to answers: both layouts, by the way that a user goes, at a small size."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+for library in ("transformers", "onnxruntime_genai", "sentencepiece", "tokenizers"):
+    pytest.importorskip(library)
+
+from omlab import Message, Text  # noqa: E402
+from omlab.errors import InputError, UsageError, WeightsError  # noqa: E402
+from omlab.loading import EngineChoice, LoadedModel  # noqa: E402
+from omlab.plugins import Registry  # noqa: E402
+from omlab.running import run  # noqa: E402
+from omlab.settings import Settings  # noqa: E402
+from omlab.vocabulary import Kind  # noqa: E402
+from omlab.weights import fetch  # noqa: E402
+from omlab_pulse.bloom import Bloom  # noqa: E402
+from omlab_pulse.model import SMALL  # noqa: E402
+from omlab_sdk.golden import seed_module  # noqa: E402
+from omlab_sdk.language import llama  # noqa: E402
+
+QUESTIONS = ("头疼怎么办？", "What is COPD, in short?")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def pieces() -> bytes:
+    """A sentencepiece model of 288 pieces, the last ones unused."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    texts = ["Helper: User: 头疼"] * 20
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, vocab_size=280, model_type="bpe", byte_fallback=True,
+        unk_id=0, bos_id=1, eos_id=2, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    return model.getvalue()
+
+
+def word_parts() -> str:
+    import tokenizers
+
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE())
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=288, special_tokens=["<unk>", "<s>", "</s>", "<pad>"], show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    inner.train_from_iterator(["Helper: User: Instructions"], trainer)
+    return str(inner.to_str())
+
+
+def shards(state: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    names = sorted(state)
+    return [{name: state[name].bfloat16() for name in names[part::count]} for part in range(count)]
+
+
+def prepared(home: Path, which: str, change: Callable[[dict[str, Any]], Any] = lambda state: None) -> LoadedModel:
+    """The model of a small variant whose files lie where ``omlab pull`` would put them."""
+    registry = Registry.discover()
+    model = registry.load(Kind.MODEL, "pulse")
+    published = model.card.variant(which)
+    layout = published.config["layout"]
+    config = dict(published.config) | SMALL[layout]
+    settings = Settings(home=home)
+    names = {key: value for key, value in config.items() if key != "layout"}
+    network = llama.fresh(llama.configuration(**names)) if layout == "llama" else Bloom(**names)
+    seed_module(network, ["lm_head.weight"] if layout == "bloom" else [])
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    change(state)
+    # Files of the hub are known by repository and name; a folder of its own keeps the small ones apart.
+    weights = tuple(attrs.evolve(asset, repo=f"test/{which}-{home.name}") for asset in published.weights)
+    parts = iter(shards(state, len(weights) - 1))
+    for asset in weights:
+        file = home / f"{which}-{asset.filename}"
+        if asset.id == "tokenizer":
+            file.write_bytes(pieces() if layout == "llama" else word_parts().encode())
+        else:
+            torch.save(next(parts), file)
+        fetch.adopt(asset, file, settings)
+    variant = attrs.evolve(published, name=f"small-{which}", config=config, weights=weights)
+    precision = "float32" if layout == "llama" else "auto"
+    choice = EngineChoice(engine="auto" if layout == "llama" else "onnxruntime", precision=precision, threads=1)
+    return LoadedModel(model, variant, registry=registry, settings=settings, choice=choice)
+
+
+def asked(*questions: str) -> list[Text]:
+    return [Text(name=f"q{n}", messages=[Message(role="user", content=q)]) for n, q in enumerate(questions)]
+
+
+@pytest.fixture(scope="module", params=["20b", "7b"])
+def loaded(request: pytest.FixtureRequest, home: Path) -> LoadedModel:
+    return prepared(home, request.param)
+
+
+def test_greedy_answers_are_those_of_the_network(loaded: LoadedModel) -> None:
+    """Prefill and decode with the cache give what the network computes anew at every step."""
+    (case,) = asked(QUESTIONS[0])
+    _, context = loaded._context(case, {"temperature": 0.0, "max_new_tokens": 12}, None, None)
+    result = loaded.model.predict(case, context)
+    model: Any = loaded.model
+    tokenizer, prompt, _ = model._prepared(case, context)
+    (graph,) = loaded.graphs
+    network: Any = model.network(graph, loaded.variant, loaded.files)
+    ids, chosen = list(prompt.ids), []
+    with torch.no_grad():
+        for step in range(12):
+            text = torch.tensor([ids])
+            if graph.name == "language":
+                scores = network.model(text).logits[0, -1]
+            else:
+                scores = network.network(text, torch.ones_like(text))["logits"][0, -1]
+            if step == 0:
+                scores[2] = -torch.inf
+            chosen.append(int(scores.argmax()))
+            if chosen[-1] == 2:
+                break
+            ids.append(chosen[-1])
+    expected = tokenizer.decode([*prompt.begun, *[c for c in chosen if c != 2]])
+    assert result.text == expected.removeprefix("Helper: ").strip()
+    assert result.prompt_tokens == len(prompt.ids) and result.completion_tokens == len([c for c in chosen if c != 2])
+
+
+def test_side_by_side_is_one_by_one(loaded: LoadedModel) -> None:
+    cases = asked(*QUESTIONS)
+    _, context = loaded._context(cases[0], {"seed": 3, "max_new_tokens": 10, "top_k": 50, "top_p": 0.95}, None, None)
+    model: Any = loaded.model
+    together = [answer.text for answer in model.predict_many(cases, context)]
+    assert together == [model.predict(case, context).text for case in cases]
+
+
+def test_streaming_gives_the_answer_in_pieces(loaded: LoadedModel) -> None:
+    (case,) = asked(QUESTIONS[1])
+    pieces = loaded.stream(case, options={"seed": 1, "max_new_tokens": 16})
+    heard = []
+    while True:
+        try:
+            heard.append(next(pieces))
+        except StopIteration as end:
+            result = end.value
+            break
+    assert "".join(heard).strip() == result.text
+    stopped = loaded.stream(case, options={"seed": 1, "max_new_tokens": 16})
+    next(stopped)
+    stopped.close()
+
+
+def test_a_run_over_a_file_with_bad_records(loaded: LoadedModel, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"id": "one", "prompt": "头疼"}\n{"prompt": 3}\n{"question": "x", "id": "two"}\n', "utf-8")
+    rows = list(run(loaded, [path], tmp_path / "out", options={"max_new_tokens": 4, "seed": 0}))
+    assert [row.status for row in rows] == ["done", "failed", "done"], rows
+    record = json.loads((tmp_path / "out" / "one" / "result.json").read_text("utf-8"))
+    (used,) = record["engines"].values()
+    assert used["engine"]["precision"] == "float32"
+    assert used["parity"]["outputs"][0]["perplexity"] < 1.0001
+    assert (tmp_path / "out" / "two" / "generation.txt").is_file()
+
+
+def test_long_texts(loaded: LoadedModel) -> None:
+    (case,) = asked("word " * 2500)
+    cut = loaded(case, max_new_tokens=2)  # type: ignore[call-overload]
+    assert cut.prompt_tokens == 1536
+    with pytest.raises(InputError, match="the text has .* tokens and room for 2 more, the model reads 4096"):
+        loaded(case, max_new_tokens=2, context=100_000)
+    if loaded.graphs[0].name == "language":
+        assert loaded(case, max_new_tokens=2, context=100_000, stretch=True).prompt_tokens > 4096
+
+
+def test_bad_questions_and_options(loaded: LoadedModel) -> None:
+    with pytest.raises(InputError, match="asks nothing"):
+        loaded(Text(name="x", messages=[Message(role="user", content=" ")]))
+    with pytest.raises(InputError, match="ends with a turn of the assistant"):
+        loaded(Text(name="x", messages=[*asked("a")[0].messages, Message(role="assistant", content="b")]))
+    for options in ({"top_p": 0.0}, {"context": 3}, {"role": "nurse"}, {"temperature": "hot"}):
+        with pytest.raises(UsageError):
+            loaded.asked(None, loaded.options(options))
+
+
+def test_the_role_and_the_preset_change_the_prompt_and_the_draw(loaded: LoadedModel) -> None:
+    (case,) = asked("x")
+    model: Any = loaded.model
+    lengths = {}
+    for role in ("qa", "consultation", "base"):
+        _, context = loaded._context(case, {"role": role}, None, None)
+        lengths[role] = len(model._prepared(case, context)[1].ids)
+    assert lengths["base"] < lengths["qa"] < lengths["consultation"]
+    drawn = model.sampling(loaded.options({"preset": "command-line"}), loaded.variant)
+    assert (drawn.top_k, drawn.top_p, drawn.temperature, drawn.ends) == (6, 0.1, 0.7, (2,))
+    assert model.sampling(loaded.options({"top_k": 0}), loaded.variant).top_k == 0
+
+
+def test_wrong_files_are_told(tmp_path: Path) -> None:
+    def lose(state: dict[str, Any]) -> None:
+        del state["model.norm.weight"]
+
+    with pytest.raises(WeightsError, match="1 entry missing, first 'model.norm.weight'"):
+        broken = prepared(tmp_path, "20b", lose)
+        broken.model.network(broken.graphs[0], broken.variant, broken.files)
+
+    def part(state: dict[str, Any]) -> None:
+        state["lm_head.weight"] = state["lm_head.weight"] + 1
+
+    with pytest.raises(WeightsError, match="its head is not its table of embeddings"):
+        broken = prepared(tmp_path, "7b", part)
+        broken.model.network(broken.graphs[0], broken.variant, broken.files)
+
+
+def test_weights_in_sixteen_bits_compute_in_float32(loaded: LoadedModel) -> None:
+    if loaded.graphs[0].name != "language":
+        pytest.skip("the smaller model is read in float32")
+    network: Any = loaded.model.network(loaded.graphs[0], loaded.variant, loaded.files)
+    assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
+    ids = torch.from_numpy(np.random.default_rng(0).integers(3, 288, (1, 8)))
+    with torch.no_grad():
+        found = network(ids)
+        wide = llama.filled(network.config, {n: t.float() for n, t in network.model.state_dict().items()}, "copy")
+        expected = wide(ids).logits[:, 3:]
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
