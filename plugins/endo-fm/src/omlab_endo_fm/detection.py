@@ -18,6 +18,8 @@ from omlab_endo_fm.network import VideoTransformer
 
 STRIDES = (8, 16, 32, 64, 128)
 OFFSET_GROUPS = 4
+#: Pixels of a map that counts as small.
+SMALL_MAP = 2000
 
 
 class Body(VideoTransformer):
@@ -112,7 +114,7 @@ class FeatureAdaption(nn.Module):
 
 
 def deformed(x: Tensor, offsets: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """Deformable 3x3 convolution with padding 1 (Dai et al. 2017), one tap of the filter after the other.
+    """Deformable 3x3 convolution with padding 1 (Dai et al. 2017).
 
     Parameters
     ----------
@@ -122,18 +124,27 @@ def deformed(x: Tensor, offsets: Tensor, weight: Tensor, groups: int) -> Tensor:
     """
     frames, channels, rows, columns = x.shape
     grouped = x.reshape(frames * groups, channels // groups, rows, columns)
-    moved = offsets.reshape(frames * groups, 9, 2, rows, columns)
-    down = torch.arange(rows, dtype=x.dtype, device=x.device)[:, None]
-    right = torch.arange(columns, dtype=x.dtype, device=x.device)[None]
+    y, z = torch.meshgrid(
+        torch.arange(rows, dtype=x.dtype, device=x.device), torch.arange(columns, dtype=x.dtype, device=x.device),
+        indexing="ij",
+    )  # fmt: skip
+    steps = torch.tensor([[t // 3 - 1, t % 3 - 1] for t in range(9)], dtype=x.dtype, device=x.device)
+    places = torch.stack([y, z])[None] + steps[:, :, None, None]
+    # grid_sample takes (right, down), from -1 to 1 between the outer edges of the outermost pixels.
+    scale = torch.tensor([2 / columns, 2 / rows], dtype=x.dtype, device=x.device)
+    grid = (offsets.reshape(frames * groups, 9, 2, rows, columns) + places).permute(0, 1, 3, 4, 2).flip(-1)
+    grid = ((grid + 0.5) * scale - 1).flatten(1, 2)
+    filters = weight.flatten(2)
+    # Few operations make a small graph; all taps of a large map at once would take too much memory.
+    together = 9 if rows * columns <= SMALL_MAP else 3
     total: Tensor | None = None
-    for tap in range(9):
-        y = moved[:, tap, 0] + (down + (tap // 3 - 1))
-        z = moved[:, tap, 1] + (right + (tap % 3 - 1))
-        # grid_sample counts from -1 to 1 between the outer edges of the outermost pixels.
-        grid = torch.stack([(2 * z + 1) / columns - 1, (2 * y + 1) / rows - 1], dim=-1)
-        sampled = F.grid_sample(grouped, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        part = F.conv2d(sampled.reshape(frames, channels, rows, columns), weight[:, :, tap // 3, tap % 3, None, None])
-        total = part if total is None else total + part
+    for tap in range(0, 9, together):
+        part = grid[:, tap * rows : (tap + together) * rows]
+        sampled = F.grid_sample(grouped, part, mode="bilinear", padding_mode="zeros", align_corners=False)
+        sampled = sampled.reshape(frames, channels * together, rows, columns)
+        chosen = filters[:, :, tap : tap + together].flatten(1)[:, :, None, None]
+        mixed = F.conv2d(sampled, chosen)
+        total = mixed if total is None else total + mixed
     assert total is not None
     return total
 
