@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import shutil
 import tempfile
 import warnings
@@ -111,6 +112,11 @@ def _tokenizer(folder: Path) -> None:
 def _quiet() -> Any:
     """The builder talks on standard output and to the logs."""
     said = io.StringIO()
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield said
+        try:
+            yield said
+        finally:
+            logging.disable(before)
