@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from omlab.cases import Image, Message, Sequence, Text, Volume
+from omlab.cases import Image, Message, Sequence, Text, Video, Volume
 from omlab.cases.types import Case
 from omlab.geometry import Geometry
 from omlab.vocabulary import InputKind, Prompt
@@ -62,11 +62,34 @@ def text() -> Text:
     return Text(name="sample", messages=[Message(role="user", content="What does a high blood pressure mean?")])
 
 
+def video() -> Video:
+    """Six frames of 160 x 120 pixels: a bright spot that wanders over a reddish ground."""
+    return Video(name="sample", frames_from=_Wandering())
+
+
+class _Wandering:
+    """Frames that are computed (:class:`omlab.cases.video.Frames`)."""
+
+    count, counted, rate, ticks, size = 6, True, 10.0, None, (120, 160)
+
+    def __init__(self) -> None:
+        self.details: dict[str, object] = {}
+        self.warnings: list[str] = []
+
+    def decode(self, wanted: Iterator[int]) -> Iterator[tuple[int, np.ndarray]]:
+        rows, columns = np.mgrid[0:120, 0:160]
+        for number in wanted:
+            spot = 110 * np.exp(-(((rows - 60) / 14) ** 2) - ((columns - 30 - 5 * number) / 18) ** 2)
+            ground = np.stack([140 - rows / 3, 60 + columns / 8, 50 + 0 * rows], axis=2)
+            yield number, np.clip(ground + spot[:, :, None], 0, 255).astype(np.uint8)
+
+
 SAMPLES: dict[InputKind, Callable[[], Case]] = {
     InputKind.VOLUME: volume,
     InputKind.IMAGE: image,
     InputKind.SEQUENCE: sequence,
     InputKind.TEXT: text,
+    InputKind.VIDEO: video,
 }
 
 
@@ -87,7 +110,7 @@ def sample_prompts(takes: Collection[Prompt], kind: InputKind) -> list[dict[str,
 
 
 def write_sample(kind: InputKind, folder: Path) -> Path:
-    """The sample as a file that a user could have: NIfTI for a volume, PNG for an image."""
+    """The sample as a file that a user could have: NIfTI for a volume, PNG for an image, a folder of frames for a video."""
     case = sample(kind)
     if isinstance(case, Volume):
         path = folder / "sample.nii.gz"
@@ -106,6 +129,14 @@ def write_sample(kind: InputKind, folder: Path) -> Path:
     if isinstance(case, Text):
         path = folder / "sample.jsonl"
         path.write_text(json.dumps({"id": case.name, "prompt": case.question}) + "\n", "utf-8")
+        return path
+    if isinstance(case, Video):
+        from PIL import Image as Picture
+
+        path = folder / "sample-frames"
+        path.mkdir(exist_ok=True)
+        for number, frame in case.frames():
+            Picture.fromarray(frame).save(path / f"{number:03d}.png")
         return path
     raise ValueError(f"there is no sample of kind {kind}")
 
