@@ -31,13 +31,10 @@ def weights() -> Path:
     """The published file; fetched into the user's cache where it is not there yet."""
     card = Registry.discover().card(Kind.MODEL, "smollm2")
     try:
-        (path,) = ensure(
-            card.name,
-            card.variant().weights,
-            card.licence_weights,
-            Settings.from_environment(),
+        found = ensure(
+            card.name, card.variant().weights, card.licence_weights, Settings.from_environment(),
             grant=Grant(fetch=True),
-        ).values()
+        )  # fmt: skip
     except OfflineError as error:
         pytest.skip(f"the weights of SmolLM2 cannot be had here: {error}")
     return found["net"]
