@@ -15,7 +15,7 @@ from omlab.cli.options import CardCommand, card_options, find_evaluator_card
 
 @click.command("score", cls=partial(CardCommand, card_of=find_evaluator_card))  # type: ignore[arg-type]
 @click.argument("evaluator")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--out",
