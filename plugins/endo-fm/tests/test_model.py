@@ -284,3 +284,20 @@ def test_long_videos_stream(video: Path) -> None:
     for number, clip in enumerate(stream(case, wanted, prepare)):
         assert clip.shape == (3, 4, *SIZE)
         assert len(alive) == 4 * (number + 1)
+
+
+def test_a_video_that_ends_early_has_no_clips_behind_its_end(tmp_path: Path) -> None:
+    """A header that tells of more frames than there are: the time line ends where the frames do."""
+    from omlab_endo_fm.watching import stream
+
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(10):
+        Pillow.fromarray(np.full((40, 40, 3), number, np.uint8)).save(folder / f"{number}.png")
+    case = read(folder, kind=InputKind.VIDEO)
+    for number in (2, 6, 7, 8, 9):
+        (folder / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    wanted = [np.arange(0, 4), np.arange(4, 8), np.arange(8, 10)]
+    found = list(stream(case, wanted, lambda frame: frame.transpose(2, 0, 1).astype(np.float32)))
+    assert [clip[0, :, 0, 0].tolist() for clip in found] == [[0, 1, 1, 3], [4, 5, 5, 5]]
+    assert len(case.source.warnings) == 6  # one a frame, and the rate

@@ -28,7 +28,7 @@ def read(path: Path, *, frame: int | None = None) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Pillow.DecompressionBombWarning)
-            with Pillow.open(path, formats=("PNG", "JPEG", "TIFF", "BMP", "MPO")) as picture:
+            with Pillow.open(path, formats=("PNG", "JPEG", "TIFF", "BMP")) as picture:
                 pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
                 if pages > 1 and frame is None:
                     raise InputError(f"{name}: has {pages} pages, expected one", remedy="Choose one with --frame N")

@@ -106,6 +106,7 @@ class EndoFm(Model):
         if crop == "auto":
             crop = "start" if classifies else "centre"
         outputs = self._run(video, taken, CROPS[crop], context)
+        taken = taken[: len(outputs)]
         if not classifies:
             return Embedding(
                 vector=outputs.mean(axis=0), tokens=outputs if len(taken) > 1 else None,
@@ -130,7 +131,8 @@ class EndoFm(Model):
     def _run(
         self, video: Video, taken: list[NDArray[np.int64]], crop: tuple[int, int], context: Context
     ) -> NDArray[np.float32]:
-        """[clip, feature or class]. Clips are decoded, seen and forgotten one after the other."""
+        """[clip, feature or class]. Clips are decoded, seen and forgotten one after the other; there are fewer than
+        asked for where the video ends early."""
         size, index = crop
         graph = self.graphs(context.variant)[0]
         engine = context.engines[graph.name]  # made or loaded here, which is no part of a stage
@@ -143,9 +145,11 @@ class EndoFm(Model):
         found: list[NDArray[np.float32]] = []
         while len(found) < len(taken):
             with context.stage("prepare"):
-                batch = np.stack(list(itertools.islice(incoming, together)))
+                batch = list(itertools.islice(incoming, together))
+            if not batch:
+                break
             with context.stage("network"):
-                found += list(engine({"clip": batch})[graph.outputs[0].name])
+                found += list(engine({"clip": np.stack(batch)})[graph.outputs[0].name])
             context.progress("network", len(found), len(taken), "clips")
         return np.stack(found).astype(np.float32)
 

@@ -44,7 +44,8 @@ def stream(
 ) -> Iterator[NDArray[np.float32]]:
     """Clips [RGB, frame, row, column] one after the other, from one pass over the video.
 
-    A frame that cannot be decoded is replaced by the last one before it, else by the first one after it.
+    A frame that cannot be decoded is replaced by the last one before it, else by the first one after it. Clips that
+    begin behind the last frame of a video that is shorter than its header says are left out, but for the first.
 
     Parameters
     ----------
@@ -53,15 +54,19 @@ def stream(
     """
     incoming = video.pick(sorted({int(i) for clip in clips for i in clip}))
     held: dict[int, NDArray[np.float32]] = {}
+    ended = False
     for number, clip in enumerate(clips):
         while max(held, default=-1) < clip[-1]:
             arrived = next(incoming, None)
             if arrived is None:
+                ended = True
                 break
             held[arrived[0]] = prepare(arrived[1])
         if not held:
             raise InputError(f"{video.name}: has no frame that can be decoded", remedy="Fetch or export it again")
         have = np.array(sorted(held))
+        if ended and number and clip[0] > have[-1]:
+            return
         places = np.maximum(np.searchsorted(have, clip, side="right") - 1, 0)
         yield np.stack([held[int(have[p])] for p in places], axis=1)
         if number + 1 < len(clips):

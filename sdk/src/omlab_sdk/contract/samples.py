@@ -110,7 +110,7 @@ def sample_prompts(takes: Collection[Prompt], kind: InputKind) -> list[dict[str,
 
 
 def write_sample(kind: InputKind, folder: Path) -> Path:
-    """The sample as a file that a user could have: NIfTI for a volume, PNG for an image, a folder of frames for a video."""
+    """The sample as a file that a user could have: a NIfTI volume, a PNG image, a folder of frames ..."""
     case = sample(kind)
     if isinstance(case, Volume):
         path = folder / "sample.nii.gz"
