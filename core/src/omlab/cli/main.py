@@ -30,7 +30,7 @@ class LazyGroup(click.Group):
     """Commands of all plugins; ``--help`` shows their summaries without importing them."""
 
     #: Order in which a newcomer meets them; others follow by name.
-    ORDER = ("list", "info", "run", "score", "pull", "tune", "evaluate", "adapt", "export", "doctor")
+    ORDER = ("list", "info", "run", "score", "pull", "tune", "evaluate", "compare", "adapt", "export", "doctor")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         names = registry_of(ctx).cards(Kind.COMMAND)

@@ -20,7 +20,7 @@ from omlab.cli.options import CardCommand, card_options, find_evaluator_card
     "-o",
     "--out",
     type=click.Path(path_type=Path),
-    help="Also write the report to this JSON file, its picture beside it.",
+    help="Also write the report to this JSON file, a page (and picture) to read beside it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.pass_context
@@ -38,15 +38,17 @@ def command(
 
 
 def show(report: Any, out: Path | None, as_json: bool) -> None:
-    """A report on the terminal and, if wanted, in a file, with its picture beside it."""
+    """A report on the terminal and, if wanted, in a JSON file, with the page (and picture) to read beside it."""
     from omlab.cli.text import table
 
     if out is not None:
         from omlab.errors import OutputError
         from omlab.files import whole, write_text
+        from omlab.page import html
 
         try:
             write_text(out, json.dumps(report.as_json(), indent=2, ensure_ascii=False))
+            write_text(out.with_suffix(".html"), html(report))
             if report.illustration is not None:
                 with whole(out.with_suffix(".png")) as temporary:
                     report.illustration(report.title or report.evaluator).save(temporary, format="PNG")

@@ -53,6 +53,7 @@ class ClassificationEvaluator(Evaluator):
                 "case": name,
                 "answer": classes[int(probabilities[i].argmax())] if exclusive else None,
                 "reference": [classes[c] for c in np.flatnonzero(truth[i])],
+                **({"accuracy": float(truth[i, probabilities[i].argmax()])} if exclusive else {}),
                 "probabilities": dict(zip(classes, map(float, probabilities[i]), strict=True)),
             }
             for i, name in enumerate(names)

@@ -44,8 +44,8 @@ class SegmentationEvaluator(Evaluator):
             "interval": "percentile bootstrap of the mean over cases, 95 %; none below three cases",
         }
         return Report(
-            evaluator=self.card.name, summary=summary, cases=rows, options={**options, **conventions},
-            warnings=warnings,
+            evaluator=self.card.name, title=self.card.title, summary=summary, cases=rows, warnings=warnings,
+            options={**options, **conventions},
             environment={"plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__},
         )  # fmt: skip
 
