@@ -95,9 +95,10 @@ class StuNet(Model):
 
     @staticmethod
     def _as(graph: Graph, network: Any) -> Any:
-        from omlab_stunet.network import Windowed
+        from omlab_stunet.network import Windowed, steady
 
-        return Windowed(network).eval() if graph.name == WINDOW else network
+        steady(network)
+        return Windowed(network).eval() if graph.name == WINDOW else network.eval()
 
     def examples(self, graph: Graph, variant: Variant) -> Iterator[dict[str, NDArray[Any]]]:
         """A body of ellipsoids with lungs, spine and organs, normalised like a scan."""

@@ -142,6 +142,42 @@ class STUNet(nn.Module):
         return tuple(head(y) for head, y in zip(reversed(self.seg_outputs), reversed(decoded), strict=True))
 
 
+class SteadyNorm(nn.Module):
+    """Instance normalisation whose sums are taken in steps.
+
+    Engines add up the two million voxels of a patch one after another in single precision; where many are alike, as
+    the air of a CT, the variance is off by a quarter of a per cent and labels change. Means of blocks, and then the
+    mean of those, are right to seven digits and take no longer.
+    """
+
+    def __init__(self, norm: nn.InstanceNorm3d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - _mean(x)
+        scale = self.weight[:, None, None, None] * torch.rsqrt(_mean(centred * centred) + self.eps)
+        return centred * scale + self.bias[:, None, None, None]
+
+
+def _mean(x: Tensor) -> Tensor:
+    """Mean over the last three axes, which stay with one entry each."""
+    blocks = [8 if n % 8 == 0 and n >= 32 else 1 for n in x.shape[2:]]
+    if max(blocks) > 1:
+        x = F.avg_pool3d(x, blocks)
+    return x.mean((2, 3, 4), keepdim=True)
+
+
+def steady(module: nn.Module) -> nn.Module:
+    """``module`` with every instance normalisation as :class:`SteadyNorm`, in place; names and weights stay."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.InstanceNorm3d):
+            setattr(module, name, SteadyNorm(child))
+        else:
+            steady(child)
+    return module
+
+
 class Windowed(nn.Module):
     """The network as the pipeline runs it: the last layer is left to the stitching, which needs no memory for it.
 

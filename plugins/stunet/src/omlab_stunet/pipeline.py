@@ -178,6 +178,7 @@ class Pipeline:
         target = out if mode == "normal" else np.zeros(image.shape[1:], np.uint8)
         report = segment(
             image, target, plan.patch, run, classes=self.classes, head=run.head, apart=prepared.apart,
+            softmax=plan.version == 1,
             step=self.options["step"], mirror=_ALL_AXES if self.options["mirror"] else (),
             memory=self.options["memory"] * 1e9, skip=skip, reuse=self.options["skip_background"] != "off",
             done=run.done,
