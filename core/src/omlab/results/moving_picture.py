@@ -149,8 +149,9 @@ def _detected(result: Detections, case: Video) -> tuple[list[int], list[Line]]:
     lines = []
     for kind, name in enumerate(result.classes):
         seen = np.flatnonzero(best[kind])
+        step = int(np.median(np.diff(seen))) if len(seen) > 2 else 1  # not every frame may have been looked at
         # A curve that returns to 0 between frames with a box; without this it would bridge the gaps.
-        places = np.unique(np.clip(np.concatenate([seen - 1, seen, seen + 1, [0]]), 0, case.frame_count - 1))
+        places = np.unique(np.clip(np.concatenate([seen - step, seen, seen + step, [0]]), 0, case.frame_count - 1))
         lines.append(
             Line(name, colour_of(kind + 1), [case.time_s(int(p)) for p in places], best[kind][places].tolist())
         )
@@ -180,12 +181,13 @@ def _curves(columns: Mapping[str, Sequence[Any]], case: Video) -> list[Line]:
     if starts is None or ends is None:
         return []
     times = [float(end) for pair in zip(starts, ends, strict=True) for end in pair]
-    lines = []
+    shares: dict[str, list[float]] = {}
     for name, values in columns.items():
         numbers = [v for v in values if isinstance(v, float)]
         if name not in ("start_s", "end_s") and len(numbers) == len(values) and all(0 <= v <= 1 for v in numbers):
-            lines.append(Line(name, colour_of(len(lines) + 1), times, np.repeat(numbers, 2).tolist()))
-    return lines
+            shares[name] = np.repeat(numbers, 2).tolist()
+    # What a classifier looks for is its last class, which gets the strongest colour.
+    return [Line(name, colour_of(len(shares) - i), times, values) for i, (name, values) in enumerate(shares.items())]
 
 
 def _names(classes: Sequence[str], width: int) -> Pillow.Image:
