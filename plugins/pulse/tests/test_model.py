@@ -231,3 +231,20 @@ def test_weights_in_sixteen_bits_compute_in_float32(loaded: LoadedModel) -> None
         wide = llama.filled(network.config, {n: t.float() for n, t in network.model.state_dict().items()}, "copy")
         expected = wide(ids).logits[:, 3:]
     assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+def test_a_conversation_goes_on_in_its_cache(loaded: LoadedModel) -> None:
+    """The next turn gives what reading everything anew gives, and the same question twice the same answer."""
+    (case,) = asked(QUESTIONS[1])
+    options = {"temperature": 0.0, "max_new_tokens": 6}
+    first = loaded(case, **options)
+    again = loaded(case, **options)
+    assert first.text == again.text  # type: ignore[attr-defined]
+    turns = [*case.messages, Message(role="assistant", content="yes"), Message(role="user", content="头疼")]
+    engine: Any = loaded.engines[loaded.graphs[0].name]
+    kept = getattr(engine, "_kept", None)
+    following = loaded(Text(name="x", messages=turns), **options)
+    assert getattr(engine, "_kept", None) is kept  # one cache for both turns, where the engine keeps one
+    loaded(asked("another")[0], **options)
+    assert kept is None or engine._kept is not kept
+    assert loaded(Text(name="x", messages=turns), **options).text == following.text  # type: ignore[attr-defined]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 NAME = "onnxruntime-genai"
+#: Tokens that a cache has beyond what an answer may need, so that a conversation can go on in it.
+AHEAD = 512
 
 
 class OnnxRuntimeGenAi(Backend):
@@ -77,19 +79,20 @@ class GenAiEngine:
         self.info = info
         self._graph = graph
         self.folder = folder
-        self._library = library
         config = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
         self.context = int(config["context_length"])
-        self._padding = int(config["pad_token_id"])
-        self._vocabulary = int(config["vocab_size"])
+        self.padding = int(config["pad_token_id"])
+        self.vocabulary = int(config["vocab_size"])
+        self.library = library
         self._models: dict[int, Any] = {}
+        self._kept: Texts | None = None
         self._model(1)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Logits after the first half of the ids, read at once, and after each of the rest, read one by one."""
         ids = check_inputs(self._graph, inputs)["input_ids"]
         half = ids.shape[1] // 2
-        texts = self.open(ids[:, :half].tolist(), ids.shape[1] - half)
+        texts = self.open(ids[:, :half].tolist(), ids.shape[1] - half, resume=False)
         try:
             rows = [texts.logits()]
             for column in range(half, ids.shape[1]):
@@ -99,11 +102,15 @@ class GenAiEngine:
             texts.close()
         return {self._graph.outputs[0].name: np.stack(rows, axis=1)}
 
-    def open(self, prompts: Sequence[Sequence[int]], room: int, *, stretch: bool = False) -> Texts:
+    def open(self, prompts: Sequence[Sequence[int]], room: int, *, stretch: bool = False, resume: bool = True) -> Texts:
         """Read prompts, with room for so many tokens after the longest.
+
+        Of a single prompt that goes on from the text before it, as the next turn of a conversation does, only what is
+        new is read. The same prompt again is read anew, so that it gives the same answer to the last bit.
 
         Parameters
         ----------
+        resume : whether that may be done.
         stretch : texts longer than the network's context are read with an NTK-aware base of the rotary embedding.
 
         Raises
@@ -117,13 +124,21 @@ class GenAiEngine:
         if not longest or not all(prompts):
             raise InputError("a prompt is empty, there is nothing to continue")
         worst = max((max(prompt) for prompt in prompts), default=0)
-        if worst >= self._vocabulary or min(min(prompt) for prompt in prompts) < 0:
-            raise EngineError(f"token {worst} is not of the vocabulary of {self._vocabulary} tokens")
+        if worst >= self.vocabulary or min(min(prompt) for prompt in prompts) < 0:
+            raise EngineError(f"token {worst} is not of the vocabulary of {self.vocabulary} tokens")
         times = self._times(longest, room, stretch)
         if len(prompts) > 1 and min(map(len, prompts)) < 2:
             raise InputError("a prompt has one token; side by side every prompt needs two", remedy="Ask it alone")
-        length = longest + room
-        return Texts(self._library, self._model(times), prompts, length, self._vocabulary, self._padding)
+        kept, self._kept = self._kept, None
+        if resume and len(prompts) == 1 and kept is not None and kept.goes_on(times, prompts[0], room):
+            return kept
+        del kept  # its cache, before there is another one
+        length = min(longest + room + (AHEAD if resume else 0), times * self.context)
+        return Texts(self, self._model(times), prompts, length, times)
+
+    def closed(self, texts: Texts) -> None:
+        """A text was closed; the last one alone is kept, to go on from."""
+        self._kept = texts
 
     def _times(self, longest: int, room: int, stretch: bool) -> int:
         """Which of the graphs: the number of times that its context is the network's own."""
@@ -153,12 +168,11 @@ class GenAiEngine:
             }
             if times > 1:
                 settings["model"]["decoder"]["filename"] = f"model-x{times}.onnx"
-                # Two copies of the weights are not needed: a longer text is the exception, so one model stays.
-                self._models.clear()
+            self._models.clear()  # a second copy of the weights is not needed: a longer text is the exception
             try:
-                config = self._library.Config(str(self.folder))
+                config = self.library.Config(str(self.folder))
                 config.overlay(json.dumps(settings))
-                self._models[times] = self._library.Model(config)
+                self._models[times] = self.library.Model(config)
             except Exception as error:  # the library raises bare exceptions
                 raise EngineError(f"onnxruntime-genai cannot load {self.folder.name}: {error}") from error
         return self._models[times]
@@ -168,24 +182,42 @@ class Texts:
     """Texts under way (:class:`omlab_sdk.language.generating.Continuation`)."""
 
     def __init__(
-        self, library: Any, model: Any, prompts: Sequence[Sequence[int]], length: int, vocabulary: int, padding: int
+        self, engine: GenAiEngine, model: Any, prompts: Sequence[Sequence[int]], length: int, times: int
     ) -> None:
-        parameters = library.GeneratorParams(model)
+        parameters = engine.library.GeneratorParams(model)
         parameters.set_search_options(max_length=length, min_length=0, do_sample=False, batch_size=len(prompts))
-        self._generator = library.Generator(model, parameters)
+        self._generator = engine.library.Generator(model, parameters)
+        self._engine = engine
         self._rows = len(prompts)
-        self._vocabulary = vocabulary
+        self._vocabulary = engine.vocabulary
+        self._length, self._times = length, times
+        self._asked = len(prompts[0])
+        self._tokens: list[int] = []
         if self._rows == 1:
-            self._read(np.asarray(prompts[0], np.int32))
+            self._read(prompts[0])
             return
         # The graph scores the last column only, which is padding in a shorter row: so the last token of every prompt
         # is read as a step of its own, where all rows end in the same column.
         longest = max(map(len, prompts))
-        table = np.full((self._rows, longest - 1), padding, np.int32)
+        table = np.full((self._rows, longest - 1), engine.padding, np.int32)
         for row, prompt in zip(table, prompts, strict=True):
             row[: len(prompt) - 1] = prompt[:-1]
-        self._read(table)
+        self._call(lambda: self._generator.append_tokens(table))
         self.append([prompt[-1] for prompt in prompts])
+
+    def goes_on(self, times: int, prompt: Sequence[int], room: int) -> bool:
+        """Make this the text of a new prompt, if it begins with the former one and there is room: what both have is
+        kept, the rest is read."""
+        same = next((n for n, (a, b) in enumerate(zip(self._tokens, prompt, strict=False)) if a != b), None)
+        common = min(len(self._tokens), len(prompt) - 1) if same is None else same
+        if times != self._times or common < self._asked or len(prompt) + room > self._length:
+            return False
+        if common < len(self._tokens):
+            self._call(lambda: self._generator.rewind_to(common))
+            del self._tokens[common:]
+        self._asked = len(prompt)
+        self._read(prompt[common:])
+        return True
 
     def logits(self) -> NDArray[np.float32]:
         """[rows, vocabulary]."""
@@ -195,23 +227,25 @@ class Texts:
     def append(self, ids: Sequence[int]) -> None:
         """Read one more token in every row."""
         if self._rows == 1:
-            self._read(np.asarray(ids, np.int32))
+            self._read(ids)
             return
         # Side by side the library only takes tokens that its own search chose, so it is made to choose these.
         only = np.full((self._rows, self._vocabulary), -np.inf, np.float32)
         only[np.arange(self._rows), list(ids)] = 0
-        try:
-            self._generator.set_logits(only)
-            self._generator.generate_next_token()
-        except Exception as error:  # the library raises bare exceptions
-            raise EngineError(f"onnxruntime-genai failed: {error}") from error
+        self._call(lambda: self._generator.set_logits(only))
+        self._call(self._generator.generate_next_token)
 
     def close(self) -> None:
-        """Give the cache back."""
-        self._generator = None
+        """Nothing more is asked of them; the cache is given back when the engine reads another text."""
+        if self._rows == 1:
+            self._engine.closed(self)
 
-    def _read(self, ids: NDArray[np.int32]) -> None:
+    def _read(self, ids: Sequence[int]) -> None:
+        self._call(lambda: self._generator.append_tokens(np.asarray(ids, np.int32)))
+        self._tokens += ids
+
+    def _call(self, function: Callable[[], Any]) -> None:
         try:
-            self._generator.append_tokens(ids)
+            function()
         except Exception as error:  # the library raises bare exceptions
             raise EngineError(f"onnxruntime-genai failed: {error}") from error
