@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 #: Rows of single cases that a page shows; the JSON has all.
 _CASES = 200
+_RIGHT = ' class="n"'
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1c1e24;max-width:62rem;margin:2.5rem auto;padding:0 1.5rem}
 h1{font-size:1.6rem;margin:0 0 .2rem}h2{font-size:1.1rem;margin:2.2rem 0 .6rem}
@@ -24,7 +25,7 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;font
 th{text-align:left;border-bottom:2px solid #1c1e24;padding:.25rem .7rem .25rem 0}
 td{border-bottom:1px solid #dee0e6;padding:.25rem .7rem .25rem 0;vertical-align:top}
 td.n,th.n{text-align:right}.note{border-left:3px solid #d59a00;padding:.2rem .8rem;margin:.4rem 0;background:#fdf7e6}
-.bar{position:relative;height:9px;width:9rem;background:#eef0f4;border-radius:5px}
+.bar{position:relative;top:.45rem;height:9px;width:9rem;background:#eef0f4;border-radius:5px}
 .bar i{position:absolute;top:0;bottom:0;background:#a6c4e8;border-radius:5px}
 .bar b{position:absolute;top:-2px;bottom:-2px;width:3px;background:#245ca8;border-radius:2px}
 pre{white-space:pre-wrap;font-size:.85em;background:#f6f7f9;padding:.8rem 1rem;border-radius:6px}
@@ -105,15 +106,20 @@ def _picture(report: Report, title: str) -> str:
 def _cases(cases: Sequence[Mapping[str, Any]]) -> str:
     shown = cases[:_CASES]
     columns = list(dict.fromkeys(key for row in shown for key in row))
-    head = "".join(f"<th>{escape(str(column))}</th>" for column in columns)
+    numeric = {column for column in columns if all(_number(row.get(column)) for row in shown)}
+    head = "".join(f"<th{_RIGHT if column in numeric else ''}>{escape(str(column))}</th>" for column in columns)
     rows = "".join(f"<tr>{''.join(_cells(row.get(column) for column in columns))}</tr>" for row in shown)
     more = f" (the first {_CASES} of {len(cases)}; the JSON file has all)" if len(cases) > _CASES else ""
     return f"<h2>Single cases{more}</h2><table><tr>{head}</tr>{rows}</table>"
 
 
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _cells(values: Iterable[Any]) -> Iterable[str]:
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not _number(value):
             plain = jsonable(value)
             text = "" if plain is None else plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
             yield f"<td>{escape(text)}</td>"
