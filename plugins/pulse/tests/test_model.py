@@ -200,7 +200,7 @@ def test_the_role_and_the_preset_change_the_prompt_and_the_draw(loaded: LoadedMo
         lengths[role] = len(model._prepared(case, context)[1].ids)
     assert lengths["base"] < lengths["qa"] < lengths["consultation"]
     drawn = model.sampling(loaded.options({"preset": "command-line"}), loaded.variant)
-    assert (drawn.top_k, drawn.top_p, drawn.temperature, drawn.ends) == (6, 0.1, 0.7, (2,))
+    assert (drawn.top_k, drawn.top_p, drawn.temperature, drawn.ends) == (6, 0.1, 0.7, (2, 3))
     assert model.sampling(loaded.options({"top_k": 0}), loaded.variant).top_k == 0
 
 

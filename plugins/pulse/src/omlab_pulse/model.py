@@ -128,10 +128,10 @@ class Pulse(LanguageModel):
         values = {name: preset[name] if options.get(name) is None else options[name] for name in preset}
         return Sampling(
             max_new_tokens=options["max_new_tokens"], temperature=options["temperature"], seed=options.get("seed"),
-            ends=(dialogue.END,), **values,
+            ends=(dialogue.END, self._padding(self.config(variant))), **values,
         )  # fmt: skip
 
     @staticmethod
     def _padding(config: Mapping[str, Any]) -> int:
-        """A token that no text holds: ``<pad>``, or an unused one of a small vocabulary."""
+        """A token that no text holds and that ends an answer if it is drawn all the same: ``<pad>``."""
         return PADDING if config["vocab_size"] > PADDING else 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
@@ -51,19 +50,19 @@ class LanguageModel(Model):
 
     def __init__(self, card: ModelCard) -> None:
         super().__init__(card)
-        self._tokenizers: dict[str, Tokenizer] = {}
+        self._tokenizers: dict[tuple[str, bool], Tokenizer] = {}
 
-    @abstractmethod
     def tokenizer(self, context: Context) -> Tokenizer:
         """The vocabulary of the variant; made once, see :meth:`vocabulary`."""
+        raise TypeError(f"{type(self).__name__} must define tokenizer()")
 
-    @abstractmethod
     def prompt(self, case: Text, tokenizer: Tokenizer, context: Context) -> Prompt:
         """The conversation as tokens. Raises :class:`omlab.errors.InputError` for one that cannot be asked."""
+        raise TypeError(f"{type(self).__name__} must define prompt()")
 
-    @abstractmethod
     def sampling(self, options: Mapping[str, Any], variant: Any) -> Sampling:
         """How answers are drawn. Raises :class:`omlab.errors.UsageError` for values that make no sense."""
+        raise TypeError(f"{type(self).__name__} must define sampling()")
 
     def decoder(self, context: Context) -> Decoder:
         """The network with its cache."""
@@ -74,10 +73,10 @@ class LanguageModel(Model):
 
     def vocabulary(self, context: Context) -> Tokenizer:
         """:meth:`tokenizer`, made once for each variant."""
-        name = context.variant.name
-        if name not in self._tokenizers:
-            self._tokenizers[name] = self.tokenizer(context)
-        return self._tokenizers[name]
+        key = (context.variant.name, bool(context.variant.weights))
+        if key not in self._tokenizers:
+            self._tokenizers[key] = self.tokenizer(context)
+        return self._tokenizers[key]
 
     def stream(self, case: Case, context: Context) -> Generator[str, None, Generation]:
         """See :meth:`omlab.model.Model.stream`."""
