@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import tomllib
+from collections.abc import Iterator
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,15 @@ def predict(case: Volume, **options: Any) -> Segmentation:
     found = MODEL.predict(case, Context(variant=VARIANT, engines=ENGINES, options=filled))
     assert isinstance(found, Segmentation)
     return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks as small as this one only wait for each other's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -274,7 +274,7 @@ def statistics(labels: NDArray[np.uint8], voxels: NDArray[Any], values: Sequence
         if not found.any():
             continue
         flat = found.ravel(order="K")
-        weights = np.nan_to_num(scan.ravel(order="K").astype(np.float64))
+        weights = np.nan_to_num(scan.ravel(order="K").astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         counts += np.bincount(flat, minlength=bins)[:bins]
         sums += np.bincount(flat, weights, minlength=bins)[:bins]
         squares += np.bincount(flat, weights * weights, minlength=bins)[:bins]
