@@ -102,7 +102,7 @@ def test_norms_of_a_constant_background_are_right() -> None:
     norm = torch.nn.InstanceNorm3d(2, affine=True)
     found = steady(torch.nn.Sequential(norm))(x)
     wide = torch.nn.functional.instance_norm(x.double(), eps=1e-5).float()
-    assert (found - wide).norm() / wide.norm() < 1e-6
+    assert (found - wide).norm() / wide.norm() < 1e-5
 
 
 @pytest.mark.parametrize("container", ["state_dict", "network_weights", "bare"])

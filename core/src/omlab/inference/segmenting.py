@@ -16,7 +16,7 @@ from omlab.inference.sums import CompactPlane, FloatPlane
 
 #: Memory for sums of scores, in bytes, unless told otherwise: with it a CT of 512 x 512 x 800 voxels and a hundred
 #: structures stays within 4 GB in all.
-MEMORY = 1_600_000_000
+MEMORY = 2_200_000_000
 #: Axes are cut into at most so many parts: past that, windows are shared by most of them.
 _MOST_CUTS = 8
 

@@ -162,9 +162,10 @@ class SteadyNorm(nn.Module):
 
 def _mean(x: Tensor) -> Tensor:
     """Mean over the last three axes, which stay with one entry each."""
-    blocks = [8 if n % 8 == 0 and n >= 32 else 1 for n in x.shape[2:]]
-    if max(blocks) > 1:
-        x = F.avg_pool3d(x, blocks)
+    for _ in range(2):
+        blocks = [4 if n % 4 == 0 and n >= 16 else 1 for n in x.shape[2:]]
+        if max(blocks) > 1:
+            x = F.avg_pool3d(x, blocks)
     return x.mean((2, 3, 4), keepdim=True)
 
 
