@@ -51,7 +51,9 @@ def test_records_of_json_lines(tmp_path: Path) -> None:
     ]  # fmt: skip
     path = written(
         tmp_path, "set.jsonl",
-        lines({"id": 7, "prompt": "One?", "answer": "1"}, "", {"question": "Two?", "system": "Count."}, {"messages": talk})
+        lines(
+            {"id": 7, "prompt": "One?", "answer": "1"}, "", {"question": "Two?", "system": "Count."}, {"messages": talk}
+        ),
     )  # fmt: skip
     (first, a), (second, b), (third, c) = texts.read_all(path)
     assert isinstance(a, Text) and isinstance(b, Text) and isinstance(c, Text)
