@@ -60,19 +60,22 @@ def peer() -> Path:
     return python
 
 
-def network(size: str, path: Path) -> Path:
-    """The name-seeded network of a size as TorchScript for one patch."""
-    import torch
-
+def seeded(size: str) -> Any:
+    """The name-seeded network of a size."""
     from omlab_sdk.golden import seed_module
     from omlab_stunet.network import STUNet
     from omlab_stunet.plan import SIZES
 
+    return seed_module(STUNet(1, 105, **SIZES[size]).eval())
+
+
+def network(size: str, path: Path) -> Path:
+    """The same as TorchScript for one patch."""
+    import torch
+
     if not path.exists():
-        built = STUNet(1, 105, **SIZES[size]).eval()
-        seed_module(built)
         with torch.inference_mode():
-            traced = torch.jit.trace(built, torch.zeros(1, 1, 128, 128, 128), check_trace=False)
+            traced = torch.jit.trace(seeded(size), torch.zeros(1, 1, 128, 128, 128), check_trace=False)
         torch.jit.save(traced, str(path))
     return path
 
@@ -93,6 +96,9 @@ def loaded(size: str, engine: str, precision: str) -> Any:
         def graphs(self, variant: Any) -> Any:
             loose = {Precision.BFLOAT16: Tolerance(relative=0.2, flips_ppm=2e5)}
             return tuple(attrs.evolve(graph, tolerances=loose) for graph in super().graphs(variant))
+
+        def network(self, graph: Any, variant: Any, files: Any) -> Any:
+            return inner.as_graph(graph, seeded(size))
 
     registry = Registry.discover()
     inner = registry.load(Kind.MODEL, "stunet")

@@ -76,11 +76,11 @@ class StuNet(Model):
         from omlab_stunet.checkpoint import load
 
         (asset,) = variant.weights
-        return self._as(graph, load(self._built(variant), files[asset.id], asset.key))
+        return self.as_graph(graph, load(self._built(variant), files[asset.id], asset.key))
 
     def untrained(self, graph: Graph, variant: Variant) -> torch.nn.Module:
         """The network of ``graph`` as constructed."""
-        return self._as(graph, self._built(variant))
+        return self.as_graph(graph, self._built(variant))
 
     def _classes(self, variant: Variant) -> int:
         return len(variant.labels or self.card.labels) + 1
@@ -94,7 +94,8 @@ class StuNet(Model):
         ).eval()  # fmt: skip
 
     @staticmethod
-    def _as(graph: Graph, network: Any) -> Any:
+    def as_graph(graph: Graph, network: Any) -> Any:
+        """A network of upstream's form as ``graph`` exports it; its norms are replaced in place."""
         from omlab_stunet.network import Windowed, steady
 
         steady(network)
