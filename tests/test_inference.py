@@ -178,6 +178,23 @@ def test_planes_in_work_do_not_grow_with_the_volume() -> None:
     assert plane.number == 95
 
 
+def test_peak_memory_does_not_grow_with_the_volume() -> None:
+    """The same scan twice and four times as long: beyond the scan and its labels, the peak stays where it was."""
+    import tracemalloc
+
+    peaks = []
+    for times in (1, 2, 4):
+        volume = np.random.default_rng(0).standard_normal((1, 48 * times, 24, 24)).astype(np.float32)
+        out = np.zeros((48 * times, 48, 36), np.uint8)
+        tracemalloc.start()
+        segment(volume, out, (16, 16, 16), features, classes=CLASSES, head=HEAD)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.15 * peaks[0]
+    whole_scores = 4 * CLASSES * 48 * 4 * 48 * 36
+    assert peaks[2] < 0.5 * whole_scores
+
+
 def test_sums_on_the_coarser_grid_take_less_memory() -> None:
     half = resampling.matrix(64, 32, 1)
     coarse = plan((64, 64, 64), (32, 32, 32), onto=(half, half, half))
