@@ -77,8 +77,11 @@ def ours(model: Any, written: int) -> Callable[[list[int]], Timing]:
 
 def eager(model: Any, written: int, threads: int) -> Callable[[list[int]], Timing]:
     """The network of the transformers library with its own cache, float32."""
+    import warnings
+
     import torch
 
+    warnings.simplefilter("ignore", FutureWarning)  # the library renames its arguments
     torch.set_num_threads(threads)
     (graph,) = model.graphs
     network = model.model.network(graph, model.variant, model.files).model
