@@ -35,9 +35,11 @@ class _Engine:
         return dict.fromkeys(("feature", "logits"), self.answer[None])
 
 
-def _context(model: PathoDuet, variant: str, engine: _Engine, view: str = "evaluation") -> Context:
+def _context(model: PathoDuet, variant: str, engine: _Engine, view: str = "evaluation", names: str = "") -> Context:
     chosen = next(v for v in model.card.variants if v.name == variant)
-    return Context(variant=chosen, engines={model.graphs(chosen)[0].name: engine}, options={"view": view})
+    return Context(
+        variant=chosen, engines={model.graphs(chosen)[0].name: engine}, options={"view": view, "names": names}
+    )
 
 
 @pytest.fixture
@@ -82,6 +84,8 @@ def test_classes_have_the_names_of_the_card(model: PathoDuet, tile) -> None:
     assert float(result.probabilities.sum()) == pytest.approx(1)
     own = model.predict(tile, _context(model, "classifier", _Engine(np.zeros(3, np.float32))))
     assert own.classes == ("class 0", "class 1", "class 2")
+    named = _context(model, "classifier", _Engine(np.zeros(3, np.float32)), names="tumour, stroma, other")
+    assert model.predict(tile, named).classes == ("tumour", "stroma", "other")
 
 
 def test_what_cannot_be_seen_is_refused(model: PathoDuet, tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ class _Engine:
         return dict.fromkeys(("feature", "logits", "scores"), self.answer[None])
 
 
-def _context(model: Usfm, variant: str, engine: _Engine) -> Context:
+def _context(model: Usfm, variant: str, engine: _Engine, names: str = "") -> Context:
     chosen = next(v for v in model.card.variants if v.name == variant)
-    return Context(variant=chosen, engines={model.graphs(chosen)[0].name: engine})
+    return Context(variant=chosen, engines={model.graphs(chosen)[0].name: engine}, options={"names": names})
 
 
 @pytest.fixture
@@ -80,8 +80,12 @@ def test_a_label_map_lies_on_the_grid_of_the_image(model: Usfm, scan, variant: s
     expected = np.zeros((300, 420), np.uint8)
     expected[:, 210:] = classes - 1
     np.testing.assert_array_equal(result.labels, expected)
-    names = [structure.name for structure in result.structures]
-    assert names == (["foreground"] if classes == 2 else ["class 1", "class 2", "class 3"])
+    assert [one.name for one in result.structures] == (
+        ["foreground"] if classes == 2 else ["class 1", "class 2", "class 3"]
+    )
+    given = ",".join(["background", "cyst", "nodule", "duct"][:classes])
+    named = model.predict(scan, _context(model, variant, engine, given))
+    assert [one.name for one in named.structures] == given.split(",")[1:]
 
 
 def test_many_classes_fit() -> None:

@@ -119,6 +119,12 @@ class Classification(Result):
     exclusive: bool = True
     kind = OutputKind.CLASSIFICATION
 
+    @classmethod
+    def of_logits(cls, logits: NDArray[np.floating[Any]], classes: Sequence[str]) -> Classification:
+        """Soft-max of logits [classes]."""
+        exponents = np.exp(np.asarray(logits, np.float64) - np.max(logits))
+        return cls(classes=classes, probabilities=(exponents / exponents.sum()).astype(np.float32))
+
     @property
     def best(self) -> str:
         """Name of the most probable class."""

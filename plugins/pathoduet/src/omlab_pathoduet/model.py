@@ -14,6 +14,7 @@ from omlab.errors import InputError, WeightsError, require
 from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.model import Context, Model
 from omlab.results import Classification, Embedding, Result
+from omlab.results.naming import class_names
 from omlab_pathoduet import preprocess
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class PathoDuet(Model):
         ------
         omlab.errors.InputError
             The case is no image, or so small that nothing can be seen.
+        omlab.errors.UsageError
+            The option ``names`` does not name every class.
         """
         if not isinstance(case, Image):
             raise InputError(f"{case.name}: pathoduet takes an image of a tile, found {case.kind}")
@@ -112,10 +115,8 @@ class PathoDuet(Model):
             output = context.engines[graph.name]({"image": image[None]})[graph.outputs[0].name][0]
         if not _classifies(context.variant):
             return Embedding(vector=np.asarray(output, np.float32))
-        exponents = np.exp(output - output.max())
-        labels = context.variant.labels
-        names = tuple(label.name for label in labels) or tuple(f"class {i}" for i in range(len(output)))
-        return Classification(classes=names, probabilities=(exponents / exponents.sum()).astype(np.float32))
+        names = class_names(len(output), context.variant.labels, context.options["names"])
+        return Classification.of_logits(output, names)
 
 
 def _classifies(variant: Variant) -> bool:

@@ -16,6 +16,7 @@ from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.model import Context, Model
 from omlab.results import Classification, Embedding, Label, Result, Segmentation
 from omlab.results.colours import colour_of
+from omlab.results.naming import class_names
 from omlab_usfm import preprocess
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ class Usfm(Model):
         ------
         omlab.errors.InputError
             The case is no image, or so small that nothing can be seen.
+        omlab.errors.UsageError
+            The option ``names`` does not name every class.
         """
         if not isinstance(case, Image):
             raise InputError(f"{case.name}: usfm takes an image, found {case.kind}")
@@ -139,22 +142,17 @@ class Usfm(Model):
             output = context.engines[name]({"image": image[None]})[wanted][0]
         if task == "embedding":
             return Embedding(vector=np.asarray(output, np.float32))
+        # The card's one label is of segmenters with background and foreground; other classes are the user's own.
+        known = self.card.labels if task == "segmentation" and len(output) == 2 else variant.labels
+        names = class_names(len(output), known, context.options["names"])
         if task == "classification":
-            exponents = np.exp(output - output.max())
-            names = tuple(label.name for label in variant.labels) or tuple(f"class {i}" for i in range(len(output)))
-            return Classification(classes=names, probabilities=(exponents / exponents.sum()).astype(np.float32))
+            return Classification.of_logits(output, names)
         with context.stage("restore"):
             labels = best_on(output, rows, columns)
-        return Segmentation(labels=labels, structures=_structures(variant, len(output)))
-
-
-def _structures(variant: Variant, classes: int) -> tuple[Label, ...]:
-    """The labels that can occur, without background; by number where the card names none."""
-    if variant.labels:
-        return tuple(Label.of(label) for label in variant.labels if label.value)
-    if classes == 2:
-        return (Label(value=1, name="foreground", colour=colour_of(1)),)
-    return tuple(Label(value=i, name=f"class {i}", colour=colour_of(i)) for i in range(1, classes))
+        structures = tuple(
+            Label(value=value, name=name, colour=colour_of(value)) for value, name in enumerate(names) if value
+        )
+        return Segmentation(labels=labels, structures=structures)
 
 
 def best_on(scores: NDArray[np.floating[Any]], rows: int, columns: int) -> NDArray[np.unsignedinteger[Any]]:
