@@ -105,7 +105,10 @@ def test_reports_that_cannot_be_compared() -> None:
         compare([_report(0), _report(0) | {"evaluator": "elo"}])
 
 
-def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow terminal cuts the last column
     paths = []
     for name, shift in (("a", 0.0), ("b", 0.0), ("c", 0.02)):
         paths.append(str(tmp_path / f"{name}.json"))

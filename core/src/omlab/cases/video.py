@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Frames a second of a folder of frames, which does not tell.
 USUAL_RATE = 30.0
+#: How far is looked back for a frame in place of one that is lost, in steps.
+_BACK = (8, 64, 512)
 
 
 class Frames(Protocol):
@@ -122,13 +125,26 @@ class Video(Case):
         if any(not 0 <= i < self.frame_count for i in wanted):
             asked = f"{min(wanted)} to {max(wanted)}"
             raise IndexError(f"{self.name} has frames 0 to {self.frame_count - 1}, asked for {asked}")
-        found = dict(self._decoded(iter(sorted(set(wanted))), bool(wanted)))
+        found = dict(self._decoded(iter(sorted(set(wanted))), False))
+        for number in sorted(set(wanted) - set(found)):
+            found |= self._last_before(number)
+        if wanted and not found:
+            found = dict(itertools.islice(self.frames(), 1))  # raises where there is none
         have = np.array(sorted(found))
         places = np.maximum(np.searchsorted(have, wanted, side="right") - 1, 0)
         out = np.empty((len(wanted), *self.size, 3), np.uint8)
         for number, place in enumerate(places):
             out[number] = found[int(have[place])]
         return out
+
+    def _last_before(self, number: int) -> dict[int, Frame]:
+        """The last frame before this one that can be decoded, with its number; nothing where there is none."""
+        for reach in _BACK:
+            found = dict(self._decoded(iter(range(max(0, number - reach), number)), False))
+            if found:
+                last = max(found)
+                return {last: found[last]}
+        return {}
 
     def _decoded(self, wanted: Iterator[int], some: bool) -> Iterator[tuple[int, Frame]]:
         any_yet = False
