@@ -110,8 +110,8 @@ def test_a_damaged_directory_is_told(probe, photos, capsys):
     folder, _ = probe
     picture = str(photos / "test" / "warm" / "0.png")
     (folder / "head.safetensors").write_bytes(b"rubbish")
-    assert main(["run", str(folder), picture]) == 1
+    assert main(["run", str(folder), picture, "-o", str(tmp_path / "out")]) == 1
     assert "cannot be read" in capsys.readouterr().err
     (folder / "omlab.toml").write_text("api = 1\n")
-    assert main(["run", str(folder), picture]) == 1
+    assert main(["run", str(folder), picture, "-o", str(tmp_path / "out")]) == 1
     assert "must hold one [[model]]" in capsys.readouterr().err
