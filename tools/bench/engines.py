@@ -1,4 +1,5 @@
-"""Engines against torch eager, on name-seeded weights: RETFound's ViT-L/16 at batch 1 and 16, and deepbet's networks.
+"""Engines against torch eager, on name-seeded weights: the encoders of RETFound (ViT-L/16), PathoDuet and USFM (both
+ViT-B/16) at batch 1 and 16, and deepbet's networks.
 
 Speed does not depend on the values of weights, so none are fetched. All engines run the same input in turn, round by
 round, and a row tells the median, the best and the ratio to torch eager in the same run::
@@ -30,7 +31,9 @@ from omlab.plugins import Registry
 from omlab.vocabulary import Kind
 
 #: Model -> sizes of its batch; None where the graph has a fixed one.
-CASES: dict[str, tuple[int | None, ...]] = {"retfound": (1, 16), "deepbet": (None,)}
+CASES: dict[str, tuple[int | None, ...]] = {
+    "retfound": (1, 16), "pathoduet": (1, 16), "usfm": (1, 16), "deepbet": (None,),
+}  # fmt: skip
 
 
 def inputs_of(model: Model, graph: Graph, variant: Any, batch: int | None) -> dict[str, np.ndarray]:

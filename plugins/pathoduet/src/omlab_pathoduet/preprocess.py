@@ -12,22 +12,23 @@ from PIL import Image as Pillow
 
 def evaluation(rgb: NDArray[np.uint8], size: int = 224, shorter: int = 256) -> NDArray[np.float32]:
     """[row, column, 3] uint8 to [3, size, size]: bilinear resize of the shorter side, centre crop, to 0..1."""
-    picture = _resized(rgb, shorter)
+    picture = resized(rgb, shorter)
     left, top = (round((side - size) / 2.0) for side in picture.size)
-    return _to_unit(picture.crop((left, top, left + size, top + size)))
+    return to_unit(picture.crop((left, top, left + size, top + size)))
 
 
 def whole(rgb: NDArray[np.uint8], size: int = 224) -> NDArray[np.float32]:
     """[row, column, 3] uint8 to [3, size, size]: the whole tile, bilinear; the aspect ratio is not kept."""
-    return _to_unit(Pillow.fromarray(rgb).resize((size, size), Pillow.Resampling.BILINEAR))
+    return to_unit(Pillow.fromarray(rgb).resize((size, size), Pillow.Resampling.BILINEAR))
 
 
 def reference(rgb: NDArray[np.uint8], size: int = 16) -> NDArray[np.float32]:
     """[row, column, 3] uint8 to [3, rows, columns] with a shorter side of ``size``: the pretext token's image."""
-    return _to_unit(_resized(rgb, size))
+    return to_unit(resized(rgb, size))
 
 
-def _resized(rgb: NDArray[np.uint8], shorter: int) -> Pillow.Image:
+def resized(rgb: NDArray[np.uint8], shorter: int) -> Pillow.Image:
+    """The picture with a shorter side of so many pixels, bilinear."""
     picture = Pillow.fromarray(rgb)
     width, height = picture.size
     if width <= height:
@@ -37,5 +38,6 @@ def _resized(rgb: NDArray[np.uint8], shorter: int) -> Pillow.Image:
     return picture if target == picture.size else picture.resize(target, Pillow.Resampling.BILINEAR)
 
 
-def _to_unit(picture: Pillow.Image) -> NDArray[np.float32]:
+def to_unit(picture: Pillow.Image) -> NDArray[np.float32]:
+    """[3, row, column] in 0..1."""
     return np.ascontiguousarray(np.asarray(picture, np.float32).transpose(2, 0, 1)) / np.float32(255)

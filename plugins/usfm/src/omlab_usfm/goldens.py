@@ -264,7 +264,8 @@ def _steps(golden: Golden) -> dict[str, np.ndarray]:
         found["f_mask_group"] = band.rings
         found["f_image"], found["f_mask"] = band(image, order=list(range(len(band.rings))))
     if "block" in kwargs:
-        image, generator = golden.input("block"), np.random.RandomState(0)
+        seed = re.search(r"seed\((\d+)\)", str(golden.meta.get("outputs", {})))
+        image, generator = golden.input("block"), np.random.RandomState(int(seed.group(1)) if seed else 0)
         found["block_mask"] = masking.BlockMask(**kwargs["block"]).draw(generator)
         filled = masking.BlockMask(**kwargs["block"], colour="mean")(image, generator)
         found["block_mean_image"], found["block_mean_mask"] = filled
