@@ -106,7 +106,7 @@ def test_what_cannot_be_adapted_is_told(probe, photos, install_plugin, tmp_path,
     assert not (tmp_path / "new").exists()
 
 
-def test_a_damaged_directory_is_told(probe, photos, capsys):
+def test_a_damaged_directory_is_told(probe, photos, tmp_path, capsys):
     folder, _ = probe
     picture = str(photos / "test" / "warm" / "0.png")
     (folder / "head.safetensors").write_bytes(b"rubbish")
