@@ -1,8 +1,8 @@
-"""Engines against torch eager, on name-seeded weights: the encoders of RETFound (ViT-L/16), PathoDuet and USFM (both
-ViT-B/16) at batch 1 and 16, and deepbet's networks.
+"""Engines against torch eager: encoders of images at batch 1 and 16, and deepbet's networks, on name-seeded weights.
 
-Speed does not depend on the values of weights, so none are fetched. All engines run the same input in turn, round by
-round, and a row tells the median, the best and the ratio to torch eager in the same run::
+The encoders are RETFound's (ViT-L/16), PathoDuet's and USFM's (ViT-B/16). Speed does not depend on the values of
+weights, so none are fetched. All engines run the same input in turn, round by round, and a row tells the median, the
+best and the ratio to torch eager in the same run::
 
     python tools/bench/engines.py                      # all of it, a few minutes
     python tools/bench/engines.py --only deepbet --rounds 9
