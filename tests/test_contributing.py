@@ -34,7 +34,7 @@ def environment(tmp_path_factory) -> dict[str, str]:
     return {
         **os.environ,
         "PATH": f"{binaries}:{os.environ['PATH']}",
-        # 0 is how pip spells "without build isolation" in its environment variable: the build backend is installed here.
+        # 0 is how pip spells "without build isolation" in its environment variable: the backend is installed here.
         "PIP_NO_BUILD_ISOLATION": "0",
         # Its plugin parses itself at the end, and Python 3.11 cannot parse on two threads at once: torch may do so too.
         "PYTEST_ADDOPTS": "-p no:hypothesispytest",
