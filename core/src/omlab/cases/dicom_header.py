@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import attrs
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from omlab.errors import InputError
@@ -33,6 +34,13 @@ KEYWORDS = (
     "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
 )  # fmt: skip
 
+#: Of these, what decides whether files are slices of one volume: decoded at once, so that damage shows with the file.
+_ALWAYS = (
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImagePositionPatient", "ImageOrientationPatient",
+    "PixelSpacing", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation", "RescaleSlope", "RescaleIntercept",
+)  # fmt: skip
+_TAGS = {keyword: Tag(keyword) for keyword in KEYWORDS}
 #: Objects with pixels (or none) that answer something about images and are none themselves.
 NO_SCANS = {
     "1.2.840.10008.1.3.10": "a DICOMDIR index",
@@ -59,7 +67,7 @@ class Header:
     Attributes
     ----------
     tags : the attributes of :data:`KEYWORDS` that it has.
-    values : the same by keyword; looking them up in ``tags`` costs as much as reading the file.
+    values : the same by keyword, each decoded when it is first asked for.
     syntax : UID of the transfer syntax.
     pixels_at : byte at which uncompressed little-endian pixels begin; ``None`` where a decoder is needed.
     """
@@ -93,6 +101,36 @@ class Header:
         return int(value)
 
 
+class _Values(Mapping[str, Any]):
+    """Values by keyword. Decoding all that a header has would take longer than reading the pixels."""
+
+    def __init__(self, path: Path, tags: Dataset) -> None:
+        self._path, self._tags = path, tags
+        self._found: dict[str, Any] = {}
+
+    def __getitem__(self, keyword: str) -> Any:
+        if keyword not in self._found:
+            tag = _TAGS.get(keyword)
+            if tag is None or tag not in self._tags:
+                raise KeyError(keyword)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # pydicom warns of every odd value; what matters is checked here
+                    self._found[keyword] = self._tags[tag].value
+            except DAMAGE as error:
+                raise InputError(
+                    f"{self._path.name}: its DICOM header is damaged at {keyword}: {error}",
+                    remedy="Fetch or export it again",
+                ) from None
+        return self._found[keyword]
+
+    def __iter__(self) -> Iterator[str]:
+        return (keyword for keyword, tag in _TAGS.items() if tag in self._tags)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 def read_header(path: Path) -> Header:
     """Read the header of a file that was found to be DICOM.
 
@@ -104,11 +142,12 @@ def read_header(path: Path) -> Header:
     try:
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")  # pydicom warns of every odd value; what matters is checked here
-            tags = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(KEYWORDS))
+            tags = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS.values()))
             syntax = str(tags.file_meta.get("TransferSyntaxUID", "")) or _guessed_syntax(tags)
             pixels_at = _pixels_at(file, syntax)
-            # Values are decoded when first asked for: a damaged one shows here.
-            values = {element.keyword: element.value for element in tags}
+            values = _Values(path, tags)
+            for keyword in _ALWAYS:
+                values.get(keyword)
     except FileNotFoundError:
         raise InputError(f"{path}: does not exist") from None
     except DAMAGE as error:

@@ -43,7 +43,7 @@ class Frame:
     directions : [2, 3] direction of growing column index, then of growing row index.
     spacing_mm : between rows, between columns.
     slope, intercept : of the rescale; 1 and 0 where there is none.
-    within : value of each of :data:`SERIES_WITHIN`.
+    groups : of a multi-frame file, what tells its frames apart; see :attr:`within`.
     """
 
     header: Header
@@ -53,7 +53,14 @@ class Frame:
     spacing_mm: tuple[float, float]
     slope: float
     intercept: float
-    within: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """What tells apart the images at one position: the value of each of :data:`SERIES_WITHIN`, or the groups."""
+        if self.groups is not None:
+            return self.groups
+        return tuple(str(self.header.get(keyword, "")) for keyword in SERIES_WITHIN)
 
     @property
     def label(self) -> str:
@@ -74,8 +81,7 @@ def frames_of(header: Header) -> list[Frame]:
     spacing = header.get("PixelSpacing")
     if position is None or orientation is None:
         return []
-    within = tuple(str(header.get(keyword, "")) for keyword in SERIES_WITHIN)
-    return [_frame(header, 0, position, orientation, spacing, header.values, within)]
+    return [_frame(header, 0, position, orientation, spacing, header.values, None)]
 
 
 def _enhanced(header: Header, index: int, groups: Dataset, shared: Dataset) -> Frame | None:
@@ -103,7 +109,13 @@ def _enhanced(header: Header, index: int, groups: Dataset, shared: Dataset) -> F
 
 
 def _frame(
-    header: Header, index: int, position: Any, orientation: Any, spacing: Any, rescale: Any, within: tuple[str, ...]
+    header: Header,
+    index: int,
+    position: Any,
+    orientation: Any,
+    spacing: Any,
+    rescale: Any,
+    groups: tuple[str, ...] | None,
 ) -> Frame:
     name = header.path.name
     if spacing is None or len(spacing) != 2:
@@ -126,7 +138,7 @@ def _frame(
         header=header, index=index, position=place, directions=directions / lengths[:, None],
         spacing_mm=(float(spacing[0]), float(spacing[1])),
         slope=1.0 if slope is None else float(slope), intercept=0.0 if intercept is None else float(intercept),
-        within=within,
+        groups=groups,
     )  # fmt: skip
 
 
