@@ -1,8 +1,9 @@
-"""Engines against torch eager: encoders of images at batch 1 and 16, and deepbet's networks, on name-seeded weights.
+"""Engines against torch eager: encoders of images at batch 1 and 16, and deepbet's networks.
 
-The encoders are RETFound's (ViT-L/16), PathoDuet's and USFM's (ViT-B/16). Speed does not depend on the values of
-weights, so none are fetched. All engines run the same input in turn, round by round, and a row tells the median, the
-best and the ratio to torch eager in the same run::
+The encoders are RETFound's (ViT-L/16), PathoDuet's and USFM's (ViT-B/16), with name-seeded weights: speed does not
+depend on their values, so none are fetched. Which engines agree does, in a network as deep as deepbet's, so its real
+weights are taken: they lie in a wheel. All engines run the same input in turn, round by round, and a row tells the
+median, the best and the ratio to torch eager in the same run::
 
     python tools/bench/engines.py                      # all of it, a few minutes
     python tools/bench/engines.py --only deepbet --rounds 9
@@ -14,7 +15,7 @@ import argparse
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from typing import Any
 import numpy as np
 from common import Row, interleaved, table
 
+import omlab
 from omlab.engines import EngineInfo, provide
 from omlab.engines.choice import Wish, candidates
 from omlab.errors import EngineError, OmlabError
 from omlab.graphs import Graph
 from omlab.model import Model
 from omlab.plugins import Registry
-from omlab.vocabulary import Kind
+from omlab.vocabulary import Kind, SourceKind
 
 #: Model -> sizes of its batch; None where the graph has a fixed one.
 CASES: dict[str, tuple[int | None, ...]] = {
@@ -47,7 +49,9 @@ def inputs_of(model: Model, graph: Graph, variant: Any, batch: int | None) -> di
     }
 
 
-def engines_of(model: Model, graph: Graph, variant: Any, registry: Registry, root: Path) -> Iterator[tuple[str, Any]]:
+def engines_of(
+    model: Model, graph: Graph, variant: Any, registry: Registry, root: Path, files: Mapping[str, Path] | None = None
+) -> Iterator[tuple[str, Any]]:
     """Every admitted engine; why the others are not goes to the terminal."""
     from omlab.progress import silent
 
@@ -62,7 +66,8 @@ def engines_of(model: Model, graph: Graph, variant: Any, registry: Registry, roo
         label = candidate.tried("").label
         try:
             provided = provide(
-                model, variant, graph, files={}, weights_digest="name-seeded", root=root, backends=backends,
+                model, variant, graph, files=files or {}, weights_digest="real" if files else "name-seeded", root=root,
+                backends=backends,
                 exporter=exporter, engine=candidate.name, precision=candidate.target.precision.value,
                 device=candidate.target.device, listener=silent,
             )  # fmt: skip
@@ -78,9 +83,12 @@ def measure(name: str, registry: Registry, root: Path, rounds: int) -> Iterator[
     from omlab_sdk.contract.networks import Seeded
 
     inner = registry.load(Kind.MODEL, name)
-    model, variant = Seeded(inner), inner.card.variants[0]
+    variant = inner.card.variants[0]
+    in_wheels = all(asset.source is SourceKind.WHEEL for asset in variant.weights)
+    files = omlab.pull(name, registry=registry) if in_wheels else {}
+    model = inner if files else Seeded(inner)
     for graph in model.graphs(variant):
-        engines = dict(engines_of(model, graph, variant, registry, root))
+        engines = dict(engines_of(model, graph, variant, registry, root, files))
         if "torch float32" not in engines:
             raise EngineError(f"torch eager does not run {name}/{graph.name}, there is nothing to compare with")
         for batch in CASES[name]:
