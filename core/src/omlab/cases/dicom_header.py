@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -110,19 +111,23 @@ class _Values(Mapping[str, Any]):
 
     def __getitem__(self, keyword: str) -> Any:
         if keyword not in self._found:
-            tag = _TAGS.get(keyword)
-            if tag is None or tag not in self._tags:
-                raise KeyError(keyword)
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # pydicom warns of every odd value; what matters is checked here
-                    self._found[keyword] = self._tags[tag].value
-            except DAMAGE as error:
-                raise InputError(
-                    f"{self._path.name}: its DICOM header is damaged at {keyword}: {error}",
-                    remedy="Fetch or export it again",
-                ) from None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # pydicom warns of every odd value; what matters is checked here
+                self.decode(keyword)
         return self._found[keyword]
+
+    def decode(self, keyword: str) -> None:
+        """Decode a value that is there. Raises :class:`KeyError` where it is not."""
+        tag = _TAGS.get(keyword)
+        if tag is None or tag not in self._tags:
+            raise KeyError(keyword)
+        try:
+            self._found[keyword] = self._tags[tag].value
+        except DAMAGE as error:
+            raise InputError(
+                f"{self._path.name}: its DICOM header is damaged at {keyword}: {error}",
+                remedy="Fetch or export it again",
+            ) from None
 
     def __iter__(self) -> Iterator[str]:
         return (keyword for keyword, tag in _TAGS.items() if tag in self._tags)
@@ -147,7 +152,8 @@ def read_header(path: Path) -> Header:
             pixels_at = _pixels_at(file, syntax)
             values = _Values(path, tags)
             for keyword in _ALWAYS:
-                values.get(keyword)
+                with suppress(KeyError):
+                    values.decode(keyword)
     except FileNotFoundError:
         raise InputError(f"{path}: does not exist") from None
     except DAMAGE as error:
