@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         score,
     )
     from omlab.cases import Case, Image, Message, Sequence, Text, Video, Volume, find, read
-    from omlab.dataset import Dataset, Item
+    from omlab.dataset import BoundDataset, Dataset, Item, Problem
     from omlab.errors import OmlabError
     from omlab.evaluating import evaluate
     from omlab.evaluator import Evaluator, Pair
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 #: Public name -> module that defines it.
 _PUBLIC = {
     "Adapter": "omlab.adapter",
+    "BoundDataset": "omlab.dataset",
     "CancelToken": "omlab.progress",
     "Case": "omlab.cases",
     "Classification": "omlab.results",
@@ -74,6 +75,7 @@ _PUBLIC = {
     "Pair": "omlab.evaluator",
     "Progress": "omlab.progress",
     "Prompts": "omlab.prompts",
+    "Problem": "omlab.dataset",
     "Report": "omlab.report",
     "Result": "omlab.results",
     "Run": "omlab.running",

@@ -10,7 +10,7 @@ from omlab.cards import AdapterCard, ModelCard, Variant
 from omlab.progress import Listener, silent
 
 if TYPE_CHECKING:
-    from omlab.adapting import BoundDataset
+    from omlab.dataset import BoundDataset
     from omlab.loading import LoadedModel
     from omlab.model import Model
 

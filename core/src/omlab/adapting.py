@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from omlab import __version__, manifest
 from omlab.cards import ModelCard, as_table, from_table
-from omlab.dataset import Dataset, Item
+from omlab.dataset import BoundDataset
 from omlab.errors import OutputError, UsageError
 from omlab.files import write_text
 from omlab.loading import LoadedModel, options_of
@@ -21,43 +19,6 @@ from omlab.plugins import Registry
 from omlab.progress import Listener, silent
 from omlab.report import jsonable
 from omlab.vocabulary import Kind
-
-
-@attrs.frozen(eq=False, kw_only=True)
-class BoundDataset:
-    """A dataset with its files at hand.
-
-    Attributes
-    ----------
-    files : asset id -> path.
-    root : the folder that the user named, for datasets that read one.
-    split : the only split wanted; ``None`` for all.
-    """
-
-    dataset: Dataset
-    files: Mapping[str, Path]
-    root: Path | None = None
-    split: str | None = None
-
-    @property
-    def name(self) -> str:
-        """As the user named it."""
-        card = self.dataset.card
-        return f"{card.name}:{self.root}" if self.root else card.name
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes or structures."""
-        return self.dataset.classes(self.root)
-
-    def items(self, split: str | None = None) -> Iterator[Item]:
-        """Cases of ``split`` (of the bound split without one), lazily. Raises
-        :class:`omlab.errors.UsageError` for a split that the dataset does not have."""
-        wanted = split or self.split
-        splits = self.dataset.card.splits
-        if wanted is not None and splits and wanted not in splits:
-            raise UsageError(f"dataset '{self.name}' has no split '{wanted}'", remedy=f"It has: {', '.join(splits)}")
-        return self.dataset.items(self.files, split=wanted, root=self.root)
 
 
 def adapt(

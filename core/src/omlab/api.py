@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omlab.cards import AdapterCard, DatasetCard, EngineCard, EvaluatorCard, ModelCard, Variant
-from omlab.errors import InputError, PluginError, UsageError
+from omlab.errors import InputError, PluginError, UsageError, WeightsError
 from omlab.loading import EngineChoice, LoadedModel, options_of
 from omlab.plugins import Registry
 from omlab.progress import Listener, silent
@@ -16,7 +16,7 @@ from omlab.vocabulary import Kind
 from omlab.weights import Grant, ensure, owner_assets
 
 if TYPE_CHECKING:
-    from omlab.adapting import BoundDataset
+    from omlab.dataset import BoundDataset
     from omlab.report import Report
 
 
@@ -199,34 +199,60 @@ def load_dataset(
     name: str,
     *,
     split: str | None = None,
+    part: tuple[int, int] | None = None,
+    options: Mapping[str, Any] | None = None,
     fetch: bool = False,
     grant: Grant | None = None,
     registry: Registry | None = None,
     settings: Settings | None = None,
     listener: Listener = silent,
 ) -> BoundDataset:
-    """A dataset with its files. ``name`` is a dataset's name, or ``NAME:PATH`` for one that reads your own folder.
+    """A dataset with its files.
+
+    Parameters
+    ----------
+    name : a dataset's name; ``NAME:PATH`` where it lies in a folder of yours; options may stand between:
+        ``NAME,OPTION=VALUE:PATH``.
+    part : (index, count): only every ``count``-th case from ``index`` on.
+    options : options of the dataset, beside those of its name.
 
     Raises
     ------
     OmlabError
-        Unknown name or split, missing files, a path that is not there.
+        Unknown name, split or option, missing files, a path that is not there.
     """
-    from omlab.adapting import BoundDataset
+    from omlab.dataset import BoundDataset
+    from omlab.datasets.places import find_place, parse, steps, typed
 
     settings = settings or Settings.from_environment()
     registry = _registry(registry, settings)
-    name, _, path = name.partition(":")
-    card: DatasetCard = registry.card(Kind.DATASET, name)
-    if card.takes_path != bool(path):
-        form = f"{name}:PATH" if card.takes_path else name
-        raise UsageError(f"dataset '{name}' is named as {form}", remedy="Write it so")
-    if path and not Path(path).is_dir():
-        raise InputError(f"{path} is not a folder", remedy=f"Name the folder that '{name}' shall read")
-    dataset = registry.load(Kind.DATASET, name)
-    assets, licence = owner_assets(card)
-    files = ensure(name, assets, licence, settings, grant=grant or Grant(fetch=fetch), listener=listener)
-    return BoundDataset(dataset=dataset, files=files, root=Path(path) if path else None, split=split)
+    named = parse(name)
+    card: DatasetCard = registry.card(Kind.DATASET, named.name)
+    root = Path(named.path) if named.path else None
+    if root is None and card.takes_path:
+        root = find_place(card, settings)
+        if root is None and not card.files and card.obtain:
+            raise WeightsError(
+                f"dataset '{card.name}' is not here: it has to be obtained by hand",
+                remedy=f"omlab dataset fetch {card.name} lists the steps: {len(steps(card, settings))} of them",
+            )
+    if (card.takes_path and root is None and not card.files) or (root is not None and not card.takes_path):
+        form = f"{card.name}:PATH" if card.takes_path else card.name
+        raise UsageError(f"dataset '{card.name}' is named as {form}", remedy="Write it so")
+    if root is not None and not root.is_dir():
+        raise InputError(f"{root} is not a folder", remedy=f"Name the folder that '{card.name}' shall read")
+    dataset = registry.load(Kind.DATASET, card.name)
+    given = {**named.options, **(options or {})}
+    if given:
+        dataset.options = typed(card, given)
+    files: dict[str, Path] = {}
+    if root is None:
+        assets, licence = owner_assets(card)
+        files = ensure(card.name, assets, licence, settings, grant=grant or Grant(fetch=fetch), listener=listener)
+    shown = ",".join([card.name, *(f"{key}={value}" for key, value in given.items())])
+    return BoundDataset(
+        dataset=dataset, files=files, root=root, split=split, part=part, label=f"{shown}:{root}" if root else shown
+    )
 
 
 def score(

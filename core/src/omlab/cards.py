@@ -367,6 +367,23 @@ class DatasetCard(Card):
     #: The dataset reads a folder that the user names: ``--on image-folder:PATH``.
     takes_path: bool = False
     upstream: str = ""
+    #: Steps by which a person obtains it, in order; empty for the user's own files.
+    obtain: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    homepage: str = attrs.field(default="", validator=_text)
+    #: Patterns below the dataset's folder that must each fit something, say ``"images/*.png"``.
+    layout: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    #: Published number of cases of each split; ``all`` where it has none.
+    counts: Mapping[str, int] = attrs.field(factory=dict)
+    #: How results on it are to be computed, so that they compare with published ones.
+    protocol: str = attrs.field(default="", validator=_text)
+    #: What it must not be used for, and what is wrong with it.
+    limits: str = attrs.field(default="", validator=_text)
+    reported: tuple[Reported, ...] = attrs.field(default=(), converter=_many(Reported))
+
+    @property
+    def cases(self) -> int | None:
+        """Published number of cases; ``None`` where it is not known."""
+        return sum(self.counts.values()) or None
 
 
 @_card(kw_only=True)

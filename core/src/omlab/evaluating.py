@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from omlab import __version__
-from omlab.adapting import BoundDataset
+from omlab.dataset import BoundDataset
 from omlab.errors import Cancelled, OmlabError, UsageError
 from omlab.evaluator import Pair
 from omlab.loading import LoadedModel, options_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from omlab.adapting import BoundDataset
+from omlab.dataset import BoundDataset
 from omlab.errors import OutputError
 from omlab.files import whole
 from omlab.running import prepare_folder

@@ -4,6 +4,7 @@
 ``OMLAB_HOME``         root of everything that omlab keeps (default: the system's cache folder for ``omlab``)
 ``OMLAB_WEIGHTS``      further roots with weights, searched first and in order, never written to; joined by the
                        system's path separator
+``OMLAB_DATASETS``     further roots with datasets, each in a folder of its name, searched first; joined likewise
 ``OMLAB_OFFLINE``      ``1``: never open a connection, whatever is asked
 =====================  ====================================================================================
 """
@@ -26,11 +27,13 @@ class Settings:
     home : root of what omlab writes for itself.
     shared_roots : read-only roots of fetched files, searched before ``home``.
     offline : no connection may be opened.
+    dataset_roots : folders with a folder for each dataset, searched before ``home``.
     """
 
     home: Path
     shared_roots: tuple[Path, ...] = ()
     offline: bool = False
+    dataset_roots: tuple[Path, ...] = ()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -43,9 +46,17 @@ class Settings:
             from platformdirs import user_cache_path
 
             home = user_cache_path("omlab", appauthor=False)
-        shared = tuple(Path(p).expanduser() for p in environment.get("OMLAB_WEIGHTS", "").split(os.pathsep) if p)
+
+        def roots(variable: str) -> tuple[Path, ...]:
+            return tuple(Path(p).expanduser() for p in environment.get(variable, "").split(os.pathsep) if p)
+
         offline = environment.get("OMLAB_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on"}
-        return cls(home=home, shared_roots=shared, offline=offline)
+        return cls(home, roots("OMLAB_WEIGHTS"), offline, roots("OMLAB_DATASETS"))
+
+    @property
+    def datasets_root(self) -> Path:
+        """Where datasets that are obtained by hand are looked for last."""
+        return self.home / "datasets"
 
     @property
     def assets_root(self) -> Path:

@@ -156,7 +156,7 @@ def find_evaluator_card(ctx: click.Context, token: str) -> Card | None:
 
 def find_dataset_card(ctx: click.Context, token: str) -> Card | None:
     """Card of a dataset by name."""
-    return registry_of(ctx).cards(Kind.DATASET).get(token.partition(":")[0])
+    return registry_of(ctx).cards(Kind.DATASET).get(token.partition(":")[0].partition(",")[0])
 
 
 def engine_options(function: Any) -> Any:

@@ -17,7 +17,14 @@ def state_of(card: Card, settings: Settings) -> str:
         return "installed" if any(find_spec(module) for module in card.modules) else "missing"
     if isinstance(card, DatasetCard):
         if card.takes_path:
-            return "yours"
+            if not card.obtain:
+                return "yours"
+            from omlab.datasets.places import find_place
+
+            if find_place(card, settings) is not None:
+                return "here"
+            if not card.files:
+                return "by hand"
         sets = [card.files]
     elif isinstance(card, ModelCard):
         sets = [variant.weights for variant in card.variants]
