@@ -91,8 +91,9 @@ def test_labels_are_those_of_the_whole_computation(seed: int) -> None:
     expected = restored(whole(volume, patch, mirror, weighted, probabilities), target, apart)
     out = np.zeros(target, np.uint8)
     report = segment(
-        volume, out, patch, features if headed else logits, classes=CLASSES, head=HEAD if headed else None,
-        apart=apart, mirror=mirror, weighted=weighted, softmax=probabilities, memory=memory,
+        volume, out, patch, features if headed else logits, classes=CLASSES, features=len(HEAD.weight[0]),
+        head=HEAD if headed else None, apart=apart, mirror=mirror, weighted=weighted, softmax=probabilities,
+        memory=memory,
     )  # fmt: skip
     ordered = np.sort(expected, axis=0)
     gap = (ordered[-1] - ordered[-2])[expected.argmax(0) != out]

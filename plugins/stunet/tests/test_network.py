@@ -74,7 +74,7 @@ def test_what_is_exported_is_the_same_function(tmp_path: Path) -> None:
         expected = micro()(torch.from_numpy(image)).numpy()
         changed = Windowed(steady(micro())).eval()
         features, weight, bias, sample = (tensor.numpy() for tensor in changed(torch.from_numpy(image)))
-    logits = np.einsum("cf,bfxyz->bcxyz", weight, features) + bias[:, None, None, None]
+    logits = np.einsum("cf,bxyzf->bcxyz", weight, features) + bias[:, None, None, None]
     assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.allclose(sample, logits[:, :, ::4, ::4, ::4], atol=1e-5)
     specs = [("features", features), ("weight", weight), ("bias", bias), ("logits", sample)]

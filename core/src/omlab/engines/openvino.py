@@ -21,6 +21,8 @@ BLOB = "engine.blob"
 #: network; for a large one it is slower than compiling from the memory-mapped ONNX file (2.3 s against 1.0 s for
 #: a ViT-L) and costs as much disk again.
 STORED_UP_TO = 256 * 2**20
+#: Raised when what is compiled changes, so that stored engines are made again.
+_REVISION = 1
 _HINT = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16"}
 _NO_BFLOAT16 = "this processor has no bfloat16 arithmetic (avx512_bf16 or amx_bf16)"
 
@@ -31,7 +33,7 @@ class OpenVino(Backend):
     def version(self) -> str:
         from importlib.metadata import version
 
-        return version("openvino")
+        return f"{version('openvino')}+omlab.{_REVISION}"
 
     def targets(self, graph: Graph) -> tuple[Target, ...]:
         found = [Target(Precision.FLOAT32, "cpu", "CPU", rank=50)]
@@ -65,9 +67,13 @@ class OpenVino(Backend):
         return Compiled(graph, compiled, info, self._library())
 
     def _compile(self, onnx: Path, target: Target, threads: int) -> Any:
+        from omlab.engines.openvino_rewriting import split_upsampled
+
         core = self._library().Core()
         try:
-            return core.compile_model(core.read_model(str(onnx)), "CPU", _config(target, threads))
+            model = core.read_model(str(onnx))
+            split_upsampled(model)
+            return core.compile_model(model, "CPU", _config(target, threads))
         except Exception as error:  # the library raises plain RuntimeError and types of its own
             raise EngineError(f"openvino cannot compile {onnx.name}: {_line(error)}") from error
 

@@ -9,7 +9,7 @@ those of the whole computation, up to ties.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -74,6 +74,7 @@ def label_map(
     late: Late,
     *,
     probabilities: bool = True,
+    head: Callable[[], NDArray[np.float32]] | None = None,
 ) -> None:
     """Write the class of the greatest score of every voxel of ``out``.
 
@@ -83,6 +84,8 @@ def label_map(
     out : label map [planes, rows, columns], any strides.
     late : how planes of labels are made of planes of scores.
     probabilities : scores are not negative and sum to one; else every class is computed everywhere.
+    head : planes are sums of features; gives the [classes, features + 1] that makes scores of them
+        (:attr:`omlab.inference.sliding.Head.joined`), asked when there is a plane. Not with ``probabilities``.
 
     Raises
     ------
@@ -90,10 +93,12 @@ def label_map(
         Planes are missing, or there are more classes than ``out`` can name.
     """
     kept: dict[int, _Kept] = {}
-    restorer = _Restorer(out, late, probabilities)
+    restorer = _Restorer(out, late)
     with ThreadPoolExecutor(max_workers=usable_cpus(), thread_name_prefix="omlab-restore") as pool:
         for plane in planes:
-            classes = plane.scores.shape[1]
+            if head is not None and restorer.head is None:
+                restorer.head = head()
+            classes = plane.scores.shape[1] if restorer.head is None else len(restorer.head)
             if classes - 1 > np.iinfo(out.dtype).max:
                 raise ValueError(f"{classes} classes do not fit labels of {out.dtype}")
             kept[plane.number] = _Kept.of(plane.scores, blocks=probabilities and not late.copies)
@@ -123,7 +128,7 @@ class _Restorer:
 
     out: NDArray[Any]
     late: Late
-    probabilities: bool
+    head: NDArray[np.float32] | None = None
     next: int = 0
 
     @property
@@ -139,7 +144,7 @@ class _Restorer:
         if missing:
             raise ValueError(f"plane {min(missing)} of the scores never came")
         # Where nothing is resampled there is nothing to choose, and large tiles cost less.
-        high, wide = self.out.shape[1:] if late.copies else _TILE
+        high, wide = self.out.shape[1:] if late.copies and self.head is None else _TILE
         tiles = [
             (number, row, column)
             for number in range(first, self.next)
@@ -170,6 +175,9 @@ class _Restorer:
             scores = scores @ columns.T
         if rows is not None:
             scores = (rows @ scores.reshape(len(scores), -1)).reshape(len(rows), *scores.shape[1:])
+        if self.head is not None:
+            # Scores are linear in features, as is resampling: the order does not matter.
+            scores = np.matmul(self.head, scores)
         names = range(scores.shape[1]) if candidates is None else candidates.tolist()
         best = scores[:, 0].copy()
         labels = np.full(best.shape, names[0], out.dtype)

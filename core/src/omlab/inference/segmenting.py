@@ -56,6 +56,7 @@ def segment(
     network: Network,
     *,
     classes: int,
+    features: int = 0,
     head: Head | Callable[[], Head] | None = None,
     apart: int | None = None,
     step: float = 0.5,
@@ -76,6 +77,7 @@ def segment(
     out : label map [a', b', c'], any strides; the same field of view as ``volume`` on another grid or on its own.
     patch, step, weighted, mirror, softmax, head, batch, skip, reuse : see :func:`omlab.inference.sliding.stream`.
     classes : number of scores a voxel.
+    features : number of features a voxel, if the network gives these and ``head`` is the last layer.
     apart : axis of thick slices, across which the nearest slice's scores are taken; else scores are interpolated
         linearly, voxels as cells.
     memory : bytes for sums of scores. Where they need more, they are kept in 16 bits (labels change where two scores
@@ -95,7 +97,16 @@ def segment(
     for d, (n, m) in enumerate(zip(shape, out.shape, strict=True)):
         if n != m:
             (early if m < n else late)[d] = matrix(n, m, 0 if d == apart else 1)
-    compact, pieces = _pieces(shape, out.shape, patch, step, weighted, early, late, classes, softmax, memory)
+    # Without soft-max the head may come after everything else; fewer numbers are summed where features are fewer.
+    late_head = head is not None and not softmax and 0 < features < classes - 1
+    numbers = features + 1 if late_head else classes
+    compact, pieces = _pieces(shape, out.shape, patch, step, weighted, early, late, numbers, softmax, memory)
+
+    def joined() -> NDArray[np.float32]:
+        found = head() if callable(head) else head
+        assert found is not None
+        return found.joined
+
     tally = Tally()
     total = sum(piece.plan.windows for piece in pieces)
     before = 0
@@ -107,11 +118,11 @@ def segment(
                 done(first + count, total)
 
         planes = stream(
-            volume, piece.plan, network, head=head, mirror=mirror, softmax=softmax, compact=compact, batch=batch,
-            skip=skip, reuse=reuse, tally=tally, done=told,
+            volume, piece.plan, network, head=head, late_head=late_head, mirror=mirror, softmax=softmax,
+            compact=compact, batch=batch, skip=skip, reuse=reuse, tally=tally, done=told,
         )  # fmt: skip
         part = np.moveaxis(out[piece.place], piece.plan.axis, 0)
-        label_map(planes, part, piece.late, probabilities=softmax)
+        label_map(planes, part, piece.late, probabilities=softmax, head=joined if late_head else None)
         before += piece.plan.windows
     return Report(tally.windows, tally.reused, tally.skipped, compact, len(pieces))
 

@@ -38,8 +38,10 @@ _SAFE = 80.0
 class Head:
     """The last layer of a network, a 1 x 1 x 1 convolution, left to the stitching.
 
-    A window has many times more scores than features. Made here, in pieces that stay in the processor's cache, scores
-    never go through memory.
+    A window has many times more scores than features. Probabilities are made here, in pieces that stay in the
+    processor's cache, so scores never go through memory. Where scores are averaged as they are, the layer commutes
+    with all that follows: features are summed and resampled in their place, and scores are made only for the label
+    map (:func:`omlab.inference.restoring.label_map`).
 
     Attributes
     ----------
@@ -50,6 +52,11 @@ class Head:
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
 
+    @property
+    def joined(self) -> NDArray[np.float32]:
+        """[classes, features + 1]: the bias is the weight of one more feature, which is always 1."""
+        return np.hstack([self.weight, self.bias[:, None]]).astype(np.float32)
+
 
 @attrs.frozen(eq=False)
 class Plane:
@@ -58,7 +65,8 @@ class Plane:
     Attributes
     ----------
     number : of the plane along the axis of the plan.
-    scores : [rows, classes, columns] float32; rows and columns are the other two axes of the volume, in order.
+    scores : [rows, classes, columns] float32; rows and columns are the other two axes of the volume, in order. With a
+        late head [rows, features + 1, columns], the last of them the sum of weights.
     """
 
     number: int
@@ -182,6 +190,7 @@ def stream(
     network: Network,
     *,
     head: Head | Callable[[], Head] | None = None,
+    late_head: bool = False,
     mirror: Sequence[int] = (),
     softmax: bool = True,
     compact: bool = False,
@@ -197,6 +206,7 @@ def stream(
     ----------
     volume : [channels, a, b, c] of the plan's shape.
     head : the last layer, if ``network`` gives features; a callable is asked after the first window.
+    late_head : hand out sums of features, to which the head is still to be applied; only without ``softmax``.
     mirror : spatial axes (0..2); scores are averaged over all combinations of flips.
     softmax : average probabilities; else whatever the network gives.
     compact : sum in 16 bits (:class:`omlab.inference.sums.CompactPlane`); only with ``softmax``.
@@ -211,15 +221,17 @@ def stream(
     Raises
     ------
     ValueError
-        ``compact`` or ``skip`` without ``softmax``.
+        ``compact`` or ``skip`` without ``softmax``, or ``late_head`` with it.
     omlab.errors.EngineError
         The network's scores are not finite.
     """
     if not softmax and (compact or skip is not None):
         raise ValueError("only probabilities can be summed in 16 bits or taken for background")
+    if late_head and (softmax or head is None):
+        raise ValueError("only a head whose scores are averaged as they are can come late")
     tally = Tally() if tally is None else tally
     padded = np.pad(volume, ((0, 0), *plan.cut)) if any(map(any, plan.cut)) else volume
-    stitcher = _Stitcher(plan, head, softmax, CompactPlane if compact else FloatPlane)
+    stitcher = _Stitcher(plan, head, late_head, softmax, CompactPlane if compact else FloatPlane)
     views = mirrorings(mirror)
     others = [d for d in range(3) if d != plan.axis]
     constant: tuple[float, NDArray[np.float32]] | None = None
@@ -282,10 +294,13 @@ def _inside(place: tuple[slice, ...], cut: Sequence[tuple[int, int]], shape: Seq
 class _Stitcher:
     """The planes in work, and how the scores of a window get there."""
 
-    def __init__(self, plan: Plan, head: Head | Callable[[], Head] | None, softmax: bool, kind: Any) -> None:
+    def __init__(
+        self, plan: Plan, head: Head | Callable[[], Head] | None, late_head: bool, softmax: bool, kind: Any
+    ) -> None:
         self.classes = 0
         self.pool: Any = None
         self._plan, self._given_head, self._softmax, self._kind = plan, head, softmax, kind
+        self._late_head = late_head
         self._planes: dict[int, Any] = {}
         self._row_axis, self._column_axis = (d for d in range(3) if d != plan.axis)
         self._weight: NDArray[np.float32] | None = None
@@ -330,12 +345,14 @@ class _Stitcher:
             self._planes[number].add_background(rows.cells, columns.cells, face * part)
 
     def _begin(self, channels: int) -> None:
+        if self._late_head:
+            self.classes = channels + 1
+            return
         head = self._given_head() if callable(self._given_head) else self._given_head
         self.classes = channels
         if head is not None:
             self.classes = len(head.weight)
-            # The bias is the weight of one more feature, which is always 1.
-            self._weight = np.hstack([head.weight, head.bias[:, None]]).astype(np.float32)
+            self._weight = head.joined
 
     def _new_plane(self) -> Any:
         cells = self._plan.cells
@@ -404,7 +421,8 @@ class _Maker:
         scores, sums = self._scores[:rows], self._sums[:rows]
         safe = False
         if self._weight is None:
-            np.copyto(scores, given.transpose(1, 0, 2))
+            np.copyto(scores[:, : len(given)], given.transpose(1, 0, 2))
+            scores[:, len(given) :] = 1  # the one more feature of a late head
         else:
             features = self._features[:rows]
             features[:, :-1] = given.transpose(1, 0, 2)

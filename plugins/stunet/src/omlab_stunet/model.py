@@ -43,7 +43,7 @@ class StuNet(Model):
                 name=WINDOW,
                 inputs=(TensorSpec("image", "float32", (1, 1, *patch), axes),),
                 outputs=(
-                    TensorSpec("features", "float32", (1, width, *patch), axes),
+                    TensorSpec("features", "float32", (1, *patch, width), "batch z y x channel"),
                     TensorSpec("weight", "float32", (classes, width), "class feature"),
                     TensorSpec("bias", "float32", (classes,), "class"),
                     TensorSpec("logits", "float32", (1, classes, *(-(-n // SAMPLE) for n in patch)), axes),

@@ -177,8 +177,8 @@ class Pipeline:
         mode = self.options["mode"]
         target = out if mode == "normal" else np.zeros(image.shape[1:], np.uint8)
         report = segment(
-            image, target, plan.patch, run, classes=self.classes, head=run.head, apart=prepared.apart,
-            softmax=plan.version == 1,
+            image, target, plan.patch, run, classes=self.classes, features=plan.dims[0], head=run.head,
+            apart=prepared.apart, softmax=plan.version == 1,
             step=self.options["step"], mirror=_ALL_AXES if self.options["mirror"] else (),
             memory=self.options["memory"] * 1e9, skip=skip, reuse=self.options["skip_background"] != "off",
             done=run.done,
@@ -213,7 +213,7 @@ class Runner:
         self.seconds += time.perf_counter() - start
         if self._head is None:
             self._head = Head(found["weight"], found["bias"])
-        return found["features"]
+        return np.moveaxis(found["features"], -1, 1)
 
     def head(self) -> Head:
         """The last layer. Only after a window was run."""
