@@ -42,7 +42,9 @@ def test_it_learns_and_reports(probe):
     assert report["test_accuracy"] == 1.0
     assert report["test_auc"] == 1.0
     assert report["train_images"] == 24
-    assert {p.name for p in folder.iterdir()} == {"omlab.toml", "head.safetensors", "report.json"}
+    assert {p.name for p in folder.iterdir()} == {
+        "omlab.toml", "head.safetensors", "report.json", "report.html",
+    }  # fmt: skip
 
 
 def test_it_runs_like_any_model(probe, photos, tmp_path, capsys):

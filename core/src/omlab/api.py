@@ -98,7 +98,7 @@ def load(
         card: ModelCard = registry.card(Kind.MODEL, str(model))
         chosen = card.variant(variant)
         behind = registry.load(Kind.MODEL, str(model))
-    return LoadedModel(
+    loaded = LoadedModel(
         behind,
         chosen,
         registry=registry,
@@ -108,6 +108,9 @@ def load(
         listener=listener,
         folder=folder,
     )
+    if folder is not None:
+        _check_base(folder, loaded.base_sha256)
+    return loaded
 
 
 def model_directory(model: str | Path) -> Path | None:
@@ -143,11 +146,28 @@ def directory_card(folder: Path) -> tuple[ModelCard, dict[str, Any]]:
 
 def _adapted(folder: Path, registry: Registry) -> Any:
     card, adapted = directory_card(folder)
-    base_card: ModelCard = registry.card(Kind.MODEL, adapted["model"])
     adapter = registry.load(Kind.ADAPTER, adapted["adapter"])
-    base = registry.load(Kind.MODEL, adapted["model"])
-    base_variant: Variant = base_card.variant(adapted["variant"])
+    if "base" in adapted:  # adapted from an adapted model, which lies inside
+        within = (folder / str(adapted["base"])).resolve()
+        if folder.resolve() not in within.parents or not (within / "omlab.toml").is_file():
+            raise InputError(f"{folder}: its base is missing, expected in {within}", remedy="Make the model again")
+        base = _adapted(within, registry)
+        base_variant: Variant = base.card.variants[0]
+    else:
+        base_card: ModelCard = registry.card(Kind.MODEL, adapted["model"])
+        base = registry.load(Kind.MODEL, adapted["model"])
+        base_variant = base_card.variant(adapted["variant"])
     return adapter.model(card, base, base_variant, folder)
+
+
+def _check_base(folder: Path, found: str | None) -> None:
+    """Raise :class:`WeightsError` where the base has other weights than those that the model was made from."""
+    expected = directory_card(folder)[1].get("base_weights_sha256")
+    if found is not None and expected is not None and found != expected:
+        raise WeightsError(
+            f"{folder} was made from a base with the weights {expected[:16]}..., here they are {found[:16]}...",
+            remedy="Fetch the weights that it was made from, or make the model again",
+        )
 
 
 def pull(

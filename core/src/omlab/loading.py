@@ -111,8 +111,10 @@ class LoadedModel:
     Attributes
     ----------
     card, variant : what it is.
+    settings, choice : folders in force, and which engine was asked for.
     graphs : its graphs.
     weights_sha256 : one digest over all of the variant's files.
+    base_sha256 : the part of an adapted model's weights that is the base's; ``None`` where it needs none of them.
     """
 
     def __init__(
@@ -132,21 +134,23 @@ class LoadedModel:
         self.variant = variant
         self.folder = folder
         self._registry = registry
-        self._settings = settings
-        self._choice = choice or EngineChoice()
+        self._settings = self.settings = settings
+        self._choice = self.choice = choice or EngineChoice()
         self._grant = grant
         self._listener = listener
         # An adapted model that leaves the base's network alone shares the base's graphs, engines and weights.
         owner, owner_variant = model.graph_owner(variant)
         self._owner, self._owner_variant = owner, owner_variant
         self.graphs: tuple[Graph, ...] = model.graphs(variant)
-        assets = owner_variant.weights
-        own = model.own_weights(variant)
+        asset_card, asset_variant = model.asset_owner(variant)
+        assets = asset_variant.weights
+        inherited = model.base_weights(variant)
+        own = inherited | model.own_weights(variant)
 
         def ensure_all() -> dict[str, Path]:
             files = ensure(
-                owner.card.name, assets, owner.card.licence_weights, settings,
-                grant=self._grant, listener=listener, variant=owner_variant.name,
+                asset_card.name, assets, asset_card.licence_weights, settings,
+                grant=self._grant, listener=listener, variant=asset_variant.name,
             )  # fmt: skip
             return files | own
 
@@ -155,12 +159,8 @@ class LoadedModel:
         if digest is None:
             ensure_all()
             digest = digest_of_all(assets, settings)
-        if own:
-            from omlab.weights.store import sha256_of
-
-            parts = [f"{name}:{sha256_of(path)}" for name, path in sorted(own.items())]
-            digest = hashlib.sha256("\n".join([str(digest), *parts]).encode()).hexdigest()
-        self.weights_sha256: str = str(digest)
+        self.base_sha256 = _joined(digest, inherited) if assets or inherited else None
+        self.weights_sha256: str = _joined(digest, own)
         self.engines = EngineBank(self)
 
     def provide(self, graph: Graph) -> Any:
@@ -240,9 +240,16 @@ class LoadedModel:
         options: Mapping[str, Any] | None = None,
         listener: Listener | None = None,
         cancel: CancelToken | None = None,
+        scratch: Path | None = None,
     ) -> Outcome:
-        """Like calling it, with stages, engines and options beside the result."""
+        """Like calling it, with stages, engines and options beside the result.
+
+        Parameters
+        ----------
+        scratch : folder for what is too large for memory; see :class:`omlab.model.Context`.
+        """
         case, context = self._context(case, options or {}, listener, cancel)
+        context.scratch = scratch
         context.prompts = self.placed(prompts, case, context.options)
         result = self.model.predict(case, context)
         return Outcome(result, case, context.stages, self.engines_used(), context.options, context.prompts)
@@ -325,6 +332,16 @@ class LoadedModel:
     def engines_used(self) -> dict[str, dict[str, Any]]:
         """Graph -> what ran, why it was admitted, and why the others were not."""
         return {name: provided.as_json() for name, provided in self.engines.provided.items()}
+
+
+def _joined(digest: str | None, files: Mapping[str, Path]) -> str:
+    """Digest of assets and files together."""
+    if not files:
+        return str(digest)
+    from omlab.weights.store import sha256_of
+
+    parts = [f"{name}:{sha256_of(path)}" for name, path in sorted(files.items())]
+    return hashlib.sha256("\n".join([str(digest), *parts]).encode()).hexdigest()
 
 
 def options_of(card: Card, given: Mapping[str, Any]) -> dict[str, Any]:

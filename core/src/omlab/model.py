@@ -40,6 +40,8 @@ class Context:
     files : asset id -> path of the variant's files, fetched when the first is asked for; for what is no network, say
         the vocabulary of a language model.
     stages : stage -> {"seconds": ..., "peak_mb": ...}, filled by :meth:`stage`.
+    scratch : folder of this case for what is too large for memory, on the disk of its result, and kept if the run is cut
+        off; ``None`` where the result is not written: take a temporary one.
     """
 
     variant: Variant
@@ -51,6 +53,7 @@ class Context:
     cancel: CancelToken = attrs.field(factory=CancelToken)
     files: Mapping[str, Path] = attrs.field(factory=dict)
     stages: dict[str, dict[str, float]] = attrs.field(factory=dict)
+    scratch: Path | None = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -136,6 +139,25 @@ class Model:
     def own_weights(self, variant: Variant) -> dict[str, Path]:
         """Files beside the variant's assets that the graphs depend on: id -> path; adapted networks have some."""
         return {}
+
+    def asset_owner(self, variant: Variant) -> tuple[ModelCard, Variant]:
+        """Whose assets :meth:`network` is given: those of the owner of the graphs, or of the base of an adapted model
+        that changes a part of the network and needs the rest."""
+        owner, owner_variant = self.graph_owner(variant)
+        return owner.card, owner_variant
+
+    def base_weights(self, variant: Variant) -> dict[str, Path]:
+        """Like :meth:`own_weights`: files of a base that is an adapted model itself, where graphs depend on them."""
+        owner, owner_variant = self.graph_owner(variant)
+        return {} if owner is self else owner.base_weights(owner_variant) | owner.own_weights(owner_variant)
+
+    def augment(self, case: Case, generator: np.random.Generator) -> Case:
+        """The case as it might have been taken another time, drawn with ``generator``: what training sees of it.
+
+        Optional, for models whose training needs more than shifts and changes of intensity of the prepared tensor. It
+        is called for every case in every epoch.
+        """
+        return case
 
     def exports(self, variant: Variant) -> tuple[Graph, ...]:
         """The graphs that ``omlab export`` writes; an adapted model may join its head to the base's network."""

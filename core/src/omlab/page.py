@@ -33,8 +33,10 @@ pre{white-space:pre-wrap;font-size:.85em;background:#f6f7f9;padding:.8rem 1rem;b
 """
 
 
-def html(report: Report) -> str:
-    """The page: figures with their intervals, notes, the picture, single cases, and what is needed to do it again."""
+def html(report: Report, *, rows: str = "Single cases") -> str:
+    """The page: figures with their intervals, notes, the picture, single cases, and what is needed to do it again.
+
+    ``rows`` is the heading of the table of single cases."""
     title = report.title or report.evaluator
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="sub">{escape(_subtitle(report))}</p>']
     parts += [f'<p class="note">{escape(text)}</p>' for text in report.warnings]
@@ -43,13 +45,17 @@ def html(report: Report) -> str:
     if picture:
         parts.append(f'<img alt="{escape(title)}" src="data:image/png;base64,{picture}">')
     if report.cases:
-        parts.append(_cases(report.cases))
+        parts.append(_cases(report.cases, rows))
     again = {"evaluator": report.evaluator, "options": report.options, "environment": report.environment}
     parts += [
         "<h2>How it was made</h2>",
         f"<pre>{escape(json.dumps(jsonable(again), indent=2, ensure_ascii=False))}</pre>",
     ]
-    body = "\n".join(parts)
+    return document(title, "\n".join(parts))
+
+
+def document(title: str, body: str) -> str:
+    """A whole page around ``body``, which is HTML already."""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
@@ -103,14 +109,14 @@ def _picture(report: Report, title: str) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _cases(cases: Sequence[Mapping[str, Any]]) -> str:
+def _cases(cases: Sequence[Mapping[str, Any]], heading: str) -> str:
     shown = cases[:_CASES]
     columns = list(dict.fromkeys(key for row in shown for key in row))
     numeric = {column for column in columns if all(_number(row.get(column)) for row in shown)}
     head = "".join(f"<th{_RIGHT if column in numeric else ''}>{escape(str(column))}</th>" for column in columns)
     rows = "".join(f"<tr>{''.join(_cells(row.get(column) for column in columns))}</tr>" for row in shown)
     more = f" (the first {_CASES} of {len(cases)}; the JSON file has all)" if len(cases) > _CASES else ""
-    return f"<h2>Single cases{more}</h2><table><tr>{head}</tr>{rows}</table>"
+    return f"<h2>{escape(heading)}{more}</h2><table><tr>{head}</tr>{rows}</table>"
 
 
 def _number(value: Any) -> bool:

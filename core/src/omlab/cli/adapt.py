@@ -18,7 +18,10 @@ from omlab.vocabulary import Kind
 
 def _find_adapter_card(ctx: click.Context, token: str) -> Card | None:
     """Card of the adapter that any word of the line names; its options belong to this command."""
-    return registry_of(ctx).cards(Kind.ADAPTER).get(token)
+    from omlab.adapter import with_shared
+
+    card = registry_of(ctx).cards(Kind.ADAPTER).get(token)
+    return with_shared(card) if card is not None else None  # type: ignore[arg-type]
 
 
 class _AdaptCommand(CardCommand):
@@ -39,6 +42,7 @@ class _AdaptCommand(CardCommand):
 @click.option("--on", "dataset", required=True, help="Dataset, or DATASET:PATH for your own folder.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Model directory to make.")
 @click.option("--name", help="Name of the new model. [the directory's]")
+@click.option("--resume", is_flag=True, help="Go on with what an interruption of this command left.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @engine_options
 @fetch_options
@@ -50,6 +54,7 @@ def command(
     dataset: str,
     out: Path,
     name: str | None,
+    resume: bool,
     as_json: bool,
     variant: str | None,
     engine: str,
@@ -62,9 +67,12 @@ def command(
 ) -> None:
     """Adapt MODEL to a dataset and make a model directory, which runs, exports and evaluates like any model.
 
-    `omlab adapt MODEL --with ADAPTER --help` also shows the adapter's own options.
+    MODEL may be a model directory itself. --shots N learns from N cases of each class, drawn by --seed. After Ctrl-C
+    the same command with --resume goes on and ends with the same model.
+
+    `omlab adapt MODEL --with ADAPTER --help` also shows the options of adapters.
     """
-    from omlab.adapting import adapt
+    from omlab.adapting import adapt, interrupted
     from omlab.api import load, load_dataset
     from omlab.cli.listen import TerminalListener
 
@@ -76,13 +84,22 @@ def command(
         model, variant=variant, engine=engine, precision=precision, device=device, threads=threads,
         grant=grant, registry=registry, listener=listener,
     )  # fmt: skip
-    report = adapt(
-        loaded, adapter, bound, out, name=name, options=card_options(others), registry=registry, listener=listener
-    )
+    try:
+        report = adapt(
+            loaded, adapter, bound, out, name=name, options=card_options(others), resume=resume, registry=registry,
+            listener=listener,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        listener.clear()
+        if interrupted(out):
+            click.echo("interrupted: what was done is kept, the same command with --resume goes on", err=True)
+        raise
     listener.clear()
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return
+    for remark in report.get("remarks", ()):
+        click.echo(f"note: {remark}", err=True)
     for key, value in report.items():
         if isinstance(value, int | float | str):
             click.echo(
@@ -90,4 +107,4 @@ def command(
                 if isinstance(value, float)
                 else f"{key.replace('_', ' '):24} {value}"
             )
-    click.echo(f"made {out}; try: omlab run {out if '/' in str(out) else f'./{out}'} FILE")
+    click.echo(f"made {out} with report.html; try: omlab run {out if '/' in str(out) else f'./{out}'} FILE")

@@ -1,4 +1,4 @@
-"""Training: embed every image once, fit a logistic regression, keep the head."""
+"""Training: embed every case once, fit a logistic regression, keep the head."""
 
 from __future__ import annotations
 
@@ -6,31 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from omlab.adapter import Adapter
-from omlab.adapting import BoundDataset
 from omlab.cards import ModelCard, Variant
-from omlab.errors import InputError, OmlabError
+from omlab.dataset import BoundDataset
+from omlab.embeddings import embed, failures
+from omlab.heads import HEAD, classifier_table, sigmoid, softmax
+from omlab.labelled import figures, gather
 from omlab.loading import LoadedModel
 from omlab.model import Model
 from omlab.progress import Listener, Progress, silent
-from omlab.results import Classification, Embedding
 
-HEAD = "head.safetensors"
 #: Inverse regularisation strengths that validation chooses from.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+#: Bias of a class that cannot be learnt: so low that it is never predicted.
+NEVER = -1e4
 
-
-@attrs.frozen(eq=False)
-class Embedded:
-    """Embeddings [n, features] float32 and class indices [n] of one split."""
-
-    vectors: NDArray[np.float32]
-    classes: NDArray[np.int64]
-    failed: tuple[str, ...] = ()
+Vectors = NDArray[np.float32]
 
 
 class LinearProbe(Adapter):
@@ -46,148 +40,113 @@ class LinearProbe(Adapter):
     ) -> dict[str, Any]:
         """Fit a head on the split ``train``; write it into ``folder``.
 
-        Raises
-        ------
-        omlab.errors.InputError
-            Fewer than two classes have training images.
+        Classes that do not exclude each other get a regression each, of one common strength. Raises what
+        :func:`omlab.labelled.gather` and :func:`omlab.embeddings.embed` do.
         """
-        classes = dataset.classes
-        train = embed(base, dataset, "train", classes, options["shots"], options["seed"], listener)
-        if len(np.unique(train.classes)) < 2:
-            raise InputError(
-                f"dataset '{dataset.name}' has training images of {len(np.unique(train.classes))} class, two are needed"
-            )
-        splits = dataset.dataset.card.splits
-        others = {s: embed(base, dataset, s, classes, 0, 0, listener) for s in ("val", "test") if s in splits}
+        splits = gather(dataset, shots=options["shots"], seed=options["seed"], listener=listener)
+        found = embed(base, splits, duplicates=options["duplicates"], listener=listener)
+        splits = found.splits
         listener(Progress(self.card.name, "train"))
-        fitted, strength = _fit(train, others.get("val"), options)
-        weight, bias = _fold(fitted, len(classes))
+        fit = _Fit(splits.exclusive, options["seed"])
+        vectors, targets = found.vectors["train"], splits.train.targets
+        strength = options["strength"]
+        if strength is None:
+            val = (found.vectors["val"], splits.val.targets) if len(splits.val) else None
+            strength = fit.choose(vectors, targets, val)
+        weight, bias = fit(vectors, targets, strength)
         from safetensors.numpy import save_file
 
         save_file({"weight": weight, "bias": bias}, folder / HEAD)
-        report: dict[str, Any] = {"strength": strength, "features": int(train.vectors.shape[1])}
-        for split, found in {"train": train, **others}.items():
-            if len(found.classes):
-                report |= {f"{split}_{k}": v for k, v in _measure(found, weight, bias).items()}
-            if found.failed:
-                report[f"{split}_failed"] = list(found.failed)
-        title = base.card.title or base.card.name
+        squash = softmax if splits.exclusive else sigmoid
+        report: dict[str, Any] = {
+            "strength": strength, "features": int(vectors.shape[1]), "embeddings_computed": found.computed,
+            "embeddings_cached": found.cached, "remarks": list(splits.remarks), **failures(found.failed),
+        }  # fmt: skip
+        for name, split in splits.all().items():
+            probabilities = squash(found.vectors[name] @ weight.T + bias)
+            measured = figures(probabilities, split.targets, exclusive=splits.exclusive)
+            report |= {f"{name}_images": len(split)} | {f"{name}_{k}": v for k, v in measured.items()}
         return {
-            "title": f"{title}, linear probe",
-            "summary": f"Classifies {', '.join(classes)} with a linear head on the embedding of {base.card.name}",
-            "task": ["classification"],
-            "outputs": ["classification"],
-            "labels": [{"value": i, "name": name} for i, name in enumerate(classes)],
-            "report": report,
-        }
+            **classifier_table(base.card, "linear probe", splits.classes, splits.exclusive), "report": report,
+        }  # fmt: skip
 
     def model(self, card: ModelCard, base: Model, base_variant: Variant, folder: Path) -> Model:
         """The model of a directory that :meth:`adapt` filled."""
         from omlab_linear_probe.model import LinearProbeModel
 
-        return LinearProbeModel(card, base, base_variant, folder / HEAD)
+        return LinearProbeModel(card, base, base_variant, folder)
 
 
-def embed(
-    base: LoadedModel,
-    dataset: BoundDataset,
-    split: str,
-    classes: tuple[str, ...],
-    shots: int,
-    seed: int,
-    listener: Listener,
-) -> Embedded:
-    """Embed a split (``shots`` images a class, drawn with ``seed``; all for 0), each image once.
+class _Fit:
+    """Scaling and logistic regression, as one affine map: weight [classes, features], bias [classes]."""
 
-    An image that cannot be read is left out and named.
-    """
-    items = [(item, item.truth()) for item in dataset.items(split)]
-    labelled = [(i, classes.index(t.best)) for i, t in items if isinstance(t, Classification)]
-    if shots:
-        generator = np.random.default_rng(seed)
-        order = generator.permutation(len(labelled))
-        taken: dict[int, int] = {}
-        chosen = []
-        for index in order.tolist():
-            label = labelled[index][1]
-            if taken.get(label, 0) < shots:
-                taken[label] = taken.get(label, 0) + 1
-                chosen.append(index)
-        labelled = [labelled[i] for i in sorted(chosen)]
-    vectors, indices, failed = [], [], []
-    for number, (item, label) in enumerate(labelled):
-        listener(Progress(f"{dataset.name} {split}", "embed", number, len(labelled), "images"))
-        try:
-            result = base.run(item.case()).result
-        except OmlabError as error:
-            failed.append(f"{item.name}: {error.message}")
-            continue
-        if not isinstance(result, Embedding):
-            raise InputError(f"model '{base.card.name}' gave {result.kind} for {item.name}, an embedding was expected")
-        vectors.append(result.vector)
-        indices.append(label)
-    features = np.stack(vectors) if vectors else np.zeros((0, 1), np.float32)
-    return Embedded(features, np.array(indices, np.int64), tuple(failed))
+    def __init__(self, exclusive: bool, seed: int) -> None:
+        self.exclusive, self.seed = exclusive, seed
 
+    def __call__(self, vectors: Vectors, targets: Vectors, strength: float) -> tuple[Vectors, Vectors]:
+        count, features = targets.shape[1], vectors.shape[1]
+        weight, bias = np.zeros((count, features), np.float32), np.full(count, NEVER, np.float32)
+        if self.exclusive:
+            coefficients, intercept, present = self._regression(vectors, targets.argmax(axis=1), strength)
+            if len(present) == 2:
+                # Two classes have one row in scikit-learn: the logit of the second against the first.
+                coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
+                intercept = np.concatenate([np.zeros_like(intercept), intercept])
+            weight[present], bias[present] = coefficients, intercept
+            return weight, bias
+        for c in range(count):
+            own = targets[:, c].astype(int)
+            if own.any() and not own.all():
+                coefficients, intercept, _ = self._regression(vectors, own, strength)
+                weight[c], bias[c] = coefficients[0], intercept[0]
+            elif own.all():
+                bias[c] = -NEVER
+        return weight, bias
 
-def _fit(train: Embedded, val: Embedded | None, options: Mapping[str, Any]) -> tuple[Any, float]:
-    """A fitted pipeline and its regularisation strength."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    @staticmethod
+    def _regression(vectors: Vectors, labels: Any, strength: float) -> tuple[Any, Any, Any]:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
 
-    def pipeline(strength: float) -> Any:
-        return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+        scaler = StandardScaler().fit(vectors)
+        found = LogisticRegression(C=strength, max_iter=2000).fit(scaler.transform(vectors), labels)
+        coefficients = found.coef_ / scaler.scale_
+        return coefficients, found.intercept_ - coefficients @ scaler.mean_, found.classes_
 
-    def fit(strength: float) -> Any:
-        return pipeline(strength).fit(train.vectors, train.classes)
+    def choose(self, vectors: Vectors, targets: Vectors, val: tuple[Vectors, Vectors] | None) -> float:
+        """The strength with the best accuracy on ``val``; by cross-validation without; 1 for single shots."""
 
-    if options["strength"] is not None:
-        return fit(options["strength"]), options["strength"]
-    if val is not None and len(val.classes):
-        fitted = {c: fit(c) for c in STRENGTHS}
-        best = max(STRENGTHS, key=lambda c: (fitted[c].score(val.vectors, val.classes), -c))
-        return fitted[best], best
-    smallest = int(np.bincount(train.classes)[np.unique(train.classes)].min())
-    if smallest < 2:
-        return fit(1.0), 1.0  # one image a class leaves nothing to validate on
-    folds = StratifiedKFold(min(5, smallest), shuffle=True, random_state=options["seed"])
-    scores = {c: cross_val_score(pipeline(c), train.vectors, train.classes, cv=folds).mean() for c in STRENGTHS}
-    best = max(STRENGTHS, key=lambda c: (scores[c], -c))
-    return fit(best), best
+        def score(train: tuple[Vectors, Vectors], held: tuple[Vectors, Vectors], strength: float) -> float:
+            weight, bias = self(*train, strength)
+            logits = held[0] @ weight.T + bias
+            squash = softmax if self.exclusive else sigmoid
+            return figures(squash(logits), held[1], exclusive=self.exclusive)["accuracy"]
 
+        if val is not None:
+            return max(STRENGTHS, key=lambda c: (score((vectors, targets), val, c), -c))
+        folds = self._folds(targets)
+        if len(folds) < 2:
+            return 1.0  # one case a class leaves nothing to validate on
+        means = {}
+        for c in STRENGTHS:
+            parts = []
+            for fold in folds:
+                rest = np.setdiff1d(np.arange(len(targets)), fold)
+                parts.append(score((vectors[rest], targets[rest]), (vectors[fold], targets[fold]), c))
+            means[c] = float(np.mean(parts))
+        return max(STRENGTHS, key=lambda c: (means[c], -c))
 
-def _fold(fitted: Any, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scaling and regression as one affine map: weight [classes, features], bias [classes].
-
-    A class without training images gets a bias so low that it is never predicted.
-    """
-    scaler, regression = fitted[0], fitted[1]
-    coefficients = regression.coef_ / scaler.scale_
-    intercept = regression.intercept_ - coefficients @ scaler.mean_
-    if len(regression.classes_) == 2:
-        # Two classes have one row in scikit-learn: the logit of the second against the first.
-        coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
-        intercept = np.concatenate([np.zeros_like(intercept), intercept])
-    weight = np.zeros((count, coefficients.shape[1]), np.float32)
-    bias = np.full(count, -1e4, np.float32)
-    weight[regression.classes_] = coefficients
-    bias[regression.classes_] = intercept
-    return weight, bias
-
-
-def _measure(found: Embedded, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> dict[str, float]:
-    """Accuracy, and macro one-vs-rest AUC over the classes that occur, where it is defined."""
-    from sklearn.metrics import roc_auc_score
-
-    from omlab_linear_probe.model import softmax
-
-    probabilities = softmax(found.vectors @ weight.T + bias)
-    figures = {"images": len(found.classes), "accuracy": float((probabilities.argmax(1) == found.classes).mean())}
-    areas = [
-        roc_auc_score(found.classes == c, probabilities[:, c])
-        for c in np.unique(found.classes)
-        if 0 < (found.classes == c).sum() < len(found.classes)
-    ]
-    return figures | ({"auc": float(np.mean(areas))} if areas else {})
+    def _folds(self, targets: Vectors) -> list[Any]:
+        """At most five parts of the cases, each with cases of every class as far as they go."""
+        if self.exclusive:
+            counts = targets.sum(axis=0)
+            smallest = int(counts[counts > 0].min())
+        else:
+            smallest = len(targets) // 2
+        number = min(5, smallest)
+        if number < 2:
+            return []
+        order = np.random.default_rng(self.seed).permutation(len(targets))
+        if self.exclusive:  # class after class, dealt out in turn
+            order = order[np.argsort(targets[order].argmax(axis=1), kind="stable")]
+        return [order[part::number] for part in range(number)]
