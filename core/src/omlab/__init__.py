@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         pull,
         score,
     )
-    from omlab.cases import Case, Image, Message, Sequence, Text, Video, Volume, find, read
+    from omlab.cases import Case, Image, Message, PatchFeatures, Sequence, Slide, Text, Video, Volume, find, read
     from omlab.dataset import BoundDataset, Dataset, Item, Problem
     from omlab.errors import OmlabError
     from omlab.evaluating import evaluate
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from omlab.report import Report, Value
     from omlab.results import Classification, Detections, Embedding, Generation, Label, Result, Scores, Segmentation
     from omlab.results.frames import FrameLabels, VideoSegmentation
+    from omlab.results.slide_features import SlideFeatures
     from omlab.running import Run, run
     from omlab.settings import Settings
 
@@ -73,6 +74,7 @@ _PUBLIC = {
     "Model": "omlab.model",
     "OmlabError": "omlab.errors",
     "Pair": "omlab.evaluator",
+    "PatchFeatures": "omlab.cases",
     "Progress": "omlab.progress",
     "Prompts": "omlab.prompts",
     "Problem": "omlab.dataset",
@@ -83,6 +85,8 @@ _PUBLIC = {
     "Segmentation": "omlab.results",
     "Sequence": "omlab.cases",
     "Settings": "omlab.settings",
+    "Slide": "omlab.cases",
+    "SlideFeatures": "omlab.results.slide_features",
     "TensorSpec": "omlab.graphs",
     "Text": "omlab.cases",
     "Tolerance": "omlab.graphs",

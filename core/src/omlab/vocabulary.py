@@ -28,6 +28,7 @@ class InputKind(StrEnum):
     VOLUME = "volume"  # 3D
     VIDEO = "video"
     SLIDE = "slide"
+    FEATURES = "features"  # of the patches of a slide
     TEXT = "text"
     SEQUENCE = "sequence"
 
@@ -114,4 +115,5 @@ class Precision(StrEnum):
 #: How a result can be written (:func:`omlab.results.write`).
 FORMATS = (
     "nifti", "png", "tiff", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz", "txt",
+    "h5", "pt",
 )  # fmt: skip

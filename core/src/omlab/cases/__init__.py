@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from omlab.cases.reading import Found, find, read
+from omlab.cases.slide import Slide
+from omlab.cases.slide_features import PatchFeatures
 from omlab.cases.types import Case, Image, Message, Sequence, Source, Text, Volume
 from omlab.cases.video import Video
 
-__all__ = ["Case", "Found", "Image", "Message", "Sequence", "Source", "Text", "Video", "Volume", "find", "read"]
+__all__ = [
+    "Case", "Found", "Image", "Message", "PatchFeatures", "Sequence", "Slide", "Source", "Text", "Video", "Volume",
+    "find", "read",
+]  # fmt: skip

@@ -58,6 +58,14 @@ def read(
         return video.read(files[0] if files else path)
     if family in (Family.FASTA, Family.TEXT):
         return _only(path, kinds)
+    if family is Family.SLIDE:
+        from omlab.cases import slide
+
+        return slide.read(path)
+    if family is Family.HDF5:
+        from omlab.cases import slide_features
+
+        return slide_features.read(path)
     if family is Family.NIFTI:
         from omlab.cases import nifti
 
@@ -80,6 +88,7 @@ def _article(kind: InputKind) -> str:
     names = {
         InputKind.IMAGE: "a 2D image", InputKind.VOLUME: "a 3D volume", InputKind.VIDEO: "a video",
         InputKind.SEQUENCE: "a protein sequence", InputKind.TEXT: "text",
+        InputKind.SLIDE: "a whole slide", InputKind.FEATURES: "features of patches",
     }  # fmt: skip
     return names.get(kind, f"of kind {kind}")
 
@@ -236,7 +245,7 @@ def _in_folder(folder: Path, series: str | None, kinds: frozenset[InputKind]) ->
     wanted = kinds or {InputKind.IMAGE, InputKind.VOLUME}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
         try:
-            family = family_of(path)
+            family = family_of(path, kinds)
         except OmlabError:
             continue
         if family is Family.PICTURE and wanted == {InputKind.VIDEO}:

@@ -20,6 +20,8 @@ class Family(Enum):
     PICTURE = "picture"
     DICOM = "dicom"
     VIDEO = "video"
+    SLIDE = "slide"
+    HDF5 = "hdf5"
     FASTA = "fasta"
     TEXT = "text"
 
@@ -39,6 +41,8 @@ _KINDS = {
     Family.PICTURE: frozenset({InputKind.IMAGE}),
     Family.DICOM: frozenset({InputKind.IMAGE, InputKind.VOLUME, InputKind.VIDEO}),
     Family.VIDEO: frozenset({InputKind.VIDEO}),
+    Family.SLIDE: frozenset({InputKind.SLIDE}),
+    Family.HDF5: frozenset({InputKind.FEATURES}),
     Family.FASTA: frozenset({InputKind.SEQUENCE}),
     Family.TEXT: frozenset({InputKind.TEXT, InputKind.SEQUENCE}),
 }
@@ -47,6 +51,8 @@ _NOUNS = {
     Family.PICTURE: "a 2D image",
     Family.DICOM: "a DICOM file",
     Family.VIDEO: "a video",
+    Family.SLIDE: "a whole slide",
+    Family.HDF5: "an HDF5 file",
     Family.FASTA: "a file of protein sequences",
     Family.TEXT: "a text file",
 }
@@ -55,12 +61,16 @@ _EXPECTED = {
     InputKind.IMAGE: "PNG, JPEG, TIFF or DICOM",
     InputKind.VOLUME: "NIfTI or DICOM",
     InputKind.VIDEO: "MP4, AVI, MKV or a folder of frames",
+    InputKind.SLIDE: "a TIFF pyramid or a slide that OpenSlide reads",
+    InputKind.FEATURES: "HDF5 with features of patches",
     InputKind.SEQUENCE: "FASTA or CSV",
     InputKind.TEXT: "text, JSON lines or CSV",
 }
+#: A larger picture is a slide to those who take both.
+SLIDE_PIXELS = 2**24
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")
 _OTHERS = {
-    b"PK\x03\x04": "a ZIP archive", b"%PDF": "a PDF", b"NRRD": "an NRRD file", b"\x89HDF": "an HDF5 file",
+    b"PK\x03\x04": "a ZIP archive", b"%PDF": "a PDF", b"NRRD": "an NRRD file",
     b"ObjectType": "a MetaImage file", b"MINC": "a MINC file", b"RIFF": "a RIFF file",
 }  # fmt: skip
 _TEXT_BYTES = bytes({7, 8, 9, 10, 12, 13, 27, *range(0x20, 0x100)} - {0x7F})
@@ -76,7 +86,8 @@ def family_of(path: Path, kinds: Collection[InputKind] = ()) -> Family:
 
     Parameters
     ----------
-    kinds : what the caller can use; only words of the message depend on it.
+    kinds : what the caller can use. Words of the message depend on it; and a TIFF file is a slide to those who take
+        slides only, and to those who take pictures too if it is a pyramid or larger than any picture.
 
     Raises
     ------
@@ -103,6 +114,10 @@ def family_of(path: Path, kinds: Collection[InputKind] = ()) -> Family:
         return Family.NIFTI
     if start[128:132] == b"DICM" or _bare_dicom(start):
         return Family.DICOM
+    if start[:8] == b"\x89HDF\r\n\x1a\n":
+        return Family.HDF5
+    if _slide(path, start, kinds):
+        return Family.SLIDE
     if start.startswith(_PICTURES):
         return Family.PICTURE
     if start[4:8] in (b"ftyp", b"moov", b"mdat") or start.startswith(b"\x1aE\xdf\xa3") or start[8:12] == b"AVI ":
@@ -111,6 +126,20 @@ def family_of(path: Path, kinds: Collection[InputKind] = ()) -> Family:
     if what is None and not start.translate(None, _TEXT_BYTES):
         return Family.FASTA if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b">", b";") else Family.TEXT
     raise InputError(f"{path}: is {what or 'of no format that omlab knows'}, expected {expected(kinds)}")
+
+
+def _slide(path: Path, start: bytes, kinds: Collection[InputKind]) -> bool:
+    if start.startswith((b"II+\0", b"MM\0+")):  # BigTIFF: nothing else needs it
+        return True
+    if InputKind.SLIDE not in kinds:
+        return False
+    from omlab.cases import slide_openslide, slide_tiff
+
+    if path.suffix.lower() in slide_openslide.SUFFIXES:
+        return True
+    if not start.startswith(slide_tiff.MAGIC):
+        return False
+    return InputKind.IMAGE not in kinds or slide_tiff.looks_like_slide(path, SLIDE_PIXELS)
 
 
 def _inflated(path: Path, start: bytes) -> bytes:

@@ -16,6 +16,8 @@ where or what it is. As JSON::
 ``ras-mm``, ``lps-mm``
     Millimetres in the patient, of volumes: x to the right, y to the front and z to the head (as NIfTI has it), or x
     to the left, y to the back and z to the head (as DICOM has it).
+``um``
+    Micrometres from the upper left corner of a whole slide, (x, y). Its ``grid`` are pixels of level 0.
 
 ``point-labels`` are 1 for "this belongs to it" (the default) and 0 for "this does not". A box is its two opposite
 corners. ``cases`` holds objects for single cases by their name, which are added to those for all. Files of masks are

@@ -23,8 +23,13 @@ def place(item: Object, case: Case) -> Object:
         Wrong number of coordinates, a place outside of the case, a mask on another grid, millimetres for a case that
         does not lie in a patient.
     """
-    from omlab.cases import Image, Volume
+    from omlab.cases import Image, Slide, Volume
 
+    if item.space is Space.UM and not isinstance(case, Slide) and (item.points or item.boxes):
+        raise InputError(
+            f"{case.name}: is no whole slide, prompts in micrometres are for these",
+            remedy='Give pixels and "space": "grid"',
+        )
     if isinstance(case, Volume):
         shape: tuple[int, ...] = case.voxels.shape[:3]
         names = "i, j, k" if item.space is Space.GRID else "x, y, z"
@@ -36,8 +41,17 @@ def place(item: Object, case: Case) -> Object:
                 f"{case.name}: is a picture, prompts in millimetres ({item.space}) need a volume",
                 remedy='Give pixels and "space": "grid"',
             )
+    elif isinstance(case, Slide):
+        shape, names = case.size, "x, y"
+        if item.space not in (Space.GRID, Space.UM) and (item.points or item.boxes):
+            raise InputError(
+                f"{case.name}: is a slide, prompts in millimetres ({item.space}) need a volume",
+                remedy='Give micrometres and "space": "um", or pixels of level 0 and "space": "grid"',
+            )
+        if item.mask is not None:
+            raise InputError(f"{case.name}: is a slide, masks are for pictures and volumes", remedy="Give boxes")
     else:
-        raise InputError(f"{case.name}: is of kind {case.kind}, prompts are for pictures and volumes")
+        raise InputError(f"{case.name}: is of kind {case.kind}, prompts are for pictures, slides and volumes")
     for place in (*(p.at for p in item.points), *(b.low for b in item.boxes)):
         if len(place) != len(shape):
             shown = ", ".join(f"{v:g}" for v in place)
@@ -54,6 +68,8 @@ def place(item: Object, case: Case) -> Object:
 def _to_grid(places: Sequence[tuple[float, ...]], space: Space, case: Any) -> list[tuple[float, ...]]:
     if space is Space.GRID:
         return list(places)
+    if space is Space.UM:
+        return [tuple(row) for row in case.to_pixels(places).tolist()]
     flip = (-1.0, -1.0, 1.0) if space is Space.LPS_MM else (1.0, 1.0, 1.0)
     ras = [[v * f for v, f in zip(place, flip, strict=True)] for place in places]
     return [tuple(row) for row in case.geometry.to_voxel(ras).tolist()]
@@ -92,7 +108,7 @@ def _outside(shape: tuple[int, ...]) -> str:
 def _shown(place: Sequence[float], given: Sequence[float]) -> str:
     text = "(" + ", ".join(f"{v:.4g}" for v in place) + ")"
     if tuple(place) != tuple(given):
-        text += " [given as " + ", ".join(f"{v:g}" for v in given) + " mm]"
+        text += " [given as " + ", ".join(f"{v:g}" for v in given) + f" {'mm' if len(given) == 3 else 'micrometres'}]"
     return text
 
 

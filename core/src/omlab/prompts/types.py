@@ -28,6 +28,7 @@ class Space(StrEnum):
     GRID = "grid"
     RAS_MM = "ras-mm"
     LPS_MM = "lps-mm"
+    UM = "um"  # micrometres from the upper left corner of a slide
 
 
 def _position(value: Iterable[float]) -> tuple[float, ...]:

@@ -18,11 +18,13 @@ from omlab.results.types import (
 if TYPE_CHECKING:
     from omlab.results.frames import FrameLabels, VideoSegmentation
     from omlab.results.reading import read_segmentation
+    from omlab.results.slide_features import SlideFeatures
     from omlab.results.summary import headline, summarise
     from omlab.results.writing import write
 
 _HOMES = {
     "FrameLabels": "omlab.results.frames",
+    "SlideFeatures": "omlab.results.slide_features",
     "VideoSegmentation": "omlab.results.frames",
     "headline": "omlab.results.summary",
     "read_segmentation": "omlab.results.reading",
@@ -40,6 +42,7 @@ __all__ = [
     "Result",
     "Scores",
     "Segmentation",
+    "SlideFeatures",
     "VideoSegmentation",
     "headline",
     "read_segmentation",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from omlab.results.frames import VideoSegmentation
+from omlab.results.slide_features import SlideFeatures
 from omlab.results.types import Classification, Detections, Embedding, Generation, Result, Scores, Segmentation
 
 
@@ -29,6 +30,8 @@ def headline(result: Result) -> str:
         return f"{result.best} {float(result.probabilities.max()):.1%}"
     if isinstance(result, Embedding):
         return f"embedding of {result.vector.shape[-1]} features"
+    if isinstance(result, SlideFeatures):
+        return f"{result.patches} patches, {result.width} features each"
     if isinstance(result, Scores):
         return f"{len(next(iter(result.columns.values()), ()))} rows"
     if isinstance(result, Detections):
@@ -56,6 +59,8 @@ def summarise(result: Result) -> dict[str, Any]:
     elif isinstance(result, Classification):
         pairs = zip(result.classes, result.probabilities.tolist(), strict=True)
         facts |= {"best": result.best, "probabilities": dict(pairs)}
+    elif isinstance(result, SlideFeatures):
+        facts |= {"patches": result.patches, "features": result.width, "patch_size_level0": list(result.side)}
     elif isinstance(result, Embedding):
         facts["features"] = int(result.vector.shape[-1])
     elif isinstance(result, Scores):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -54,10 +55,12 @@ class Result:
     ----------
     measurements : name -> value with the unit in the name, ``{"volume_ml": 1545.6}``; shown and written.
     illustration : draws the picture where the core has none for such a result: takes a title, gives a Pillow image.
+    files : file name -> what writes it to a path; further files that come with the result.
     """
 
     measurements: Mapping[str, float] = attrs.field(factory=dict)
     illustration: Callable[[str], Any] | None = None
+    files: Mapping[str, Callable[[Path], None]] = attrs.field(factory=dict)
     kind = OutputKind.SCORES
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from omlab.cases.types import Case
 from omlab.errors import OutputError, UsageError
 from omlab.results.frames import VideoSegmentation
+from omlab.results.slide_features import SlideFeatures
 from omlab.results.types import Classification, Detections, Embedding, Generation, Result, Scores, Segmentation
 from omlab.vocabulary import FORMATS
 
@@ -21,6 +22,8 @@ def default_formats(result: Result, case: Case) -> tuple[str, ...]:
         if case.source.format == "dicom":
             return ("dicom-seg", *table)
         return ("nifti", *table) if result.geometry is not None else ("png", *table)
+    if isinstance(result, SlideFeatures):
+        return ("h5",)
     if isinstance(result, Embedding):
         return ("npz",)
     if isinstance(result, Classification | Scores | Detections):
@@ -51,22 +54,29 @@ def write(
     written = {}
     for name in formats or default_formats(result, case):
         filename, writer = _writer(name, result, case, model_name, model_version)
-        path = folder / filename
-        try:
-            writer(path)
-        except OSError as error:
-            raise OutputError(
-                f"{path} cannot be written: {error.strerror or error}",
-                remedy="Free space, or name another folder with -o",
-            ) from None
-        written[name] = path
+        written[name] = _written(folder / filename, writer)
+    for filename, writer in result.files.items():
+        written[filename] = _written(folder / filename, writer)
     return written
+
+
+def _written(path: Path, writer: Callable[[Path], None]) -> Path:
+    try:
+        writer(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror or error}",
+            remedy="Free space, or name another folder with -o",
+        ) from None
+    return path
 
 
 def _writer(
     name: str, result: Result, case: Case, model_name: str, model_version: str
 ) -> tuple[str, Callable[[Path], None]]:
     stem = result.kind.value
+    if isinstance(result, SlideFeatures):
+        return _features_writer(name, result)
     if name in ("json", "csv", "npz"):
         from omlab.results import tables
 
@@ -119,4 +129,18 @@ def _writer(
         return "rtstruct.dcm", lambda path: rtstruct.write_segmentation(
             result, case, path, model_name=model_name, model_version=model_version
         )
-    raise UsageError(f"'{name}' is no format", remedy=f"The formats are: {', '.join(FORMATS)}")
+    raise UsageError(f"'{name}' is no format of a {stem}", remedy=f"The formats are: {', '.join(FORMATS)}")
+
+
+def _features_writer(name: str, result: SlideFeatures) -> tuple[str, Callable[[Path], None]]:
+    from omlab.results import slide_features, tables
+
+    writers: dict[str, Callable[[SlideFeatures, Path], None]] = {
+        "h5": slide_features.write_h5, "pt": slide_features.write_pt, "npz": slide_features.write_npz,
+        "json": tables.write_json,
+    }  # fmt: skip
+    if name not in writers:
+        raise UsageError(
+            f"features of a slide cannot be written as {name}", remedy=f"Use --format {', '.join(writers)}"
+        )
+    return f"features.{name}", lambda path: writers[name](result, path)
