@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import cast
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from omlab_sdk.networks.sam.encoder import LayerNorm2d
+from omlab_sdk.networks.sam.encoder import ChannelNorm
 
 #: Added to the logits of keys that take no part; its exponential is zero at every precision.
 EXCLUDED = -1e4
@@ -97,7 +98,7 @@ class TwoWayBlock(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
-    """Tokens [batch, n, width] and image [batch, width, row, column] to both, the image as [batch, pixels, width]."""
+    """Tokens [batch, n, width] and image [batch, width, ...] to both, the image as [batch, pixels, width]."""
 
     def __init__(self, width: int, heads: int, hidden: int, depth: int = 2, shrink: int = 2) -> None:
         super().__init__()
@@ -122,20 +123,25 @@ class MaskDecoder(nn.Module):
     """Image embedding and encoded prompts to mask logits and predicted qualities.
 
     Mask 0 is the single answer; masks 1 to 3 are alternatives for a prompt that fits several things.
+
+    Parameters
+    ----------
+    dimensions : 2 for pictures, 3 for volumes; every grid then has one more axis.
     """
 
     def __init__(
         self, width: int, *, heads: int = 8, hidden: int = 2048, depth: int = 2, shrink: int = 2,
-        iou_hidden: int = 256, iou_depth: int = 3, alternatives: int = 3,
+        iou_hidden: int = 256, iou_depth: int = 3, alternatives: int = 3, dimensions: int = 2,
     ) -> None:  # fmt: skip
         super().__init__()
         self.masks = alternatives + 1
         self.transformer = TwoWayTransformer(width, heads, hidden, depth, shrink)
         self.iou_token = nn.Embedding(1, width)
         self.mask_tokens = nn.Embedding(self.masks, width)
+        convolution: Callable[..., nn.Module] = nn.ConvTranspose2d if dimensions == 2 else nn.ConvTranspose3d
         self.output_upscaling = nn.Sequential(
-            nn.ConvTranspose2d(width, width // 4, 2, 2), LayerNorm2d(width // 4), nn.GELU(),
-            nn.ConvTranspose2d(width // 4, width // 8, 2, 2), nn.GELU(),
+            convolution(width, width // 4, 2, 2), ChannelNorm(width // 4), nn.GELU(),
+            convolution(width // 4, width // 8, 2, 2), nn.GELU(),
         )  # fmt: skip
         self.output_hypernetworks_mlps = nn.ModuleList(Head(width, width, width // 8, 3) for _ in range(self.masks))
         self.iou_prediction_head = Head(width, iou_hidden, self.masks, iou_depth)
@@ -151,16 +157,16 @@ class MaskDecoder(nn.Module):
         if absent is not None:
             takes_part = absent.new_zeros(batch, own.shape[1])
             bias = torch.cat([takes_part, absent], dim=1)[:, None, None, :] * EXCLUDED
-        return cast(
-            tuple[Tensor, Tensor], self.transformer(image + dense, positions.expand(batch, -1, -1, -1), tokens, bias)
-        )
+        places = positions.expand(batch, *positions.shape[1:])
+        return cast(tuple[Tensor, Tensor], self.transformer(image + dense, places, tokens, bias))
 
-    def heads(self, q: Tensor, k: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """Masks [batch, 4, 4 rows, 4 columns] and qualities [batch, 4] from the transformer's outputs."""
-        pixels = k.transpose(1, 2).reshape(k.shape[0], k.shape[2], rows, columns)
+    def heads(self, q: Tensor, k: Tensor, *grid: int) -> tuple[Tensor, Tensor]:
+        """Masks [batch, 4, 4 rows, 4 columns] and qualities [batch, 4] from the transformer's outputs of a ``grid`` of
+        rows and columns."""
+        pixels = k.transpose(1, 2).reshape(k.shape[0], k.shape[2], *grid)
         upscaled = self.output_upscaling(pixels)
         factors = torch.stack([head(q[:, 1 + i]) for i, head in enumerate(self.output_hypernetworks_mlps)], dim=1)
-        masks = (factors @ upscaled.flatten(2)).reshape(k.shape[0], self.masks, 4 * rows, 4 * columns)
+        masks = (factors @ upscaled.flatten(2)).reshape(k.shape[0], self.masks, *(4 * n for n in grid))
         return masks, self.iou_prediction_head(q[:, 0])
 
     def forward(
@@ -177,4 +183,4 @@ class MaskDecoder(nn.Module):
         absent : [batch, n] float, 1 for tokens that take no part.
         """
         q, k = self.transform(image, positions, sparse, dense, absent)
-        return self.heads(q, k, image.shape[2], image.shape[3])
+        return self.heads(q, k, *image.shape[2:])

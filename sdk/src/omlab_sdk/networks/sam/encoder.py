@@ -6,19 +6,23 @@ Tokens are [batch, row, column, width] throughout. State-dict names are upstream
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Of the LayerNorms of the blocks and of every LayerNorm2d.
+#: Of the LayerNorms of the blocks and of every ChannelNorm.
 EPSILON = 1e-6
 
 
-class LayerNorm2d(nn.Module):
-    """LayerNorm over the channels of each pixel, [batch, channel, row, column]."""
+#: Of pictures and of volumes, by the number of their axes.
+CONVOLUTIONS: Mapping[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of each pixel or voxel, [batch, channel, ...]."""
 
     def __init__(self, channels: int, eps: float = EPSILON) -> None:
         super().__init__()
@@ -29,7 +33,8 @@ class LayerNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         centred = x - x.mean(dim=1, keepdim=True)
         scale = (centred.square().mean(dim=1, keepdim=True) + self.eps).sqrt()
-        return centred / scale * self.weight[:, None, None] + self.bias[:, None, None]
+        ones = (1,) * (x.ndim - 2)
+        return centred / scale * self.weight.reshape(-1, *ones) + self.bias.reshape(-1, *ones)
 
 
 class Mlp(nn.Module):
@@ -76,8 +81,13 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return cast(Tensor, self.proj(mixed.transpose(1, 2).reshape(batch, rows, columns, width)))
 
+    def padded(self, x: Tensor, window: int) -> Tensor:
+        """Attention within windows of a grid [batch, row, column, width], padded with zeros, as upstream does it."""
+        windows = self(to_windows(x, window, window))
+        return from_windows(windows, x.shape[0], x.shape[1], x.shape[2])
+
     def folded(self, x: Tensor, window: int) -> Tensor:
-        """Attention within windows of a grid [batch, row, column, width], without computing their padding.
+        """The same as :meth:`padded`, without computing the padding.
 
         Upstream pads the grid with zeros to whole windows after the norm, so the key and the value of every padded
         token are the bias of ``qkv``. One more key stands for all of them: its logit is the logarithm of the sum of
@@ -86,12 +96,12 @@ class Attention(nn.Module):
         rows, columns = x.shape[1], x.shape[2]
         qkv = self.qkv(x)
         bands = []
-        for top, bottom in _bands(rows, window):
+        for top, bottom in bands_of(rows, window):
             parts = [
                 self._windows(
                     qkv[:, top:bottom, left:right], min(window, bottom - top), min(window, right - left), window
                 )
-                for left, right in _bands(columns, window)
+                for left, right in bands_of(columns, window)
             ]
             bands.append(torch.cat(parts, dim=2))
         return cast(Tensor, self.proj(torch.cat(bands, dim=1)))
@@ -138,8 +148,8 @@ class Attention(nn.Module):
         """
         batch, heads, tokens, depth = query.shape
         grid = query.reshape(batch, heads, rows, columns, depth)
-        down = grid @ _table(self.rel_pos_h, height)[:rows].transpose(1, 2)
-        across = (grid.transpose(2, 3) @ _table(self.rel_pos_w, width)[:columns].transpose(1, 2)).transpose(2, 3)
+        down = grid @ table_of(self.rel_pos_h, height)[:rows].transpose(1, 2)
+        across = (grid.transpose(2, 3) @ table_of(self.rel_pos_w, width)[:columns].transpose(1, 2)).transpose(2, 3)
         return down.reshape(batch, heads, tokens, height), across.reshape(batch, heads, tokens, width)
 
 
@@ -151,20 +161,20 @@ def _weight_of_padding(down: Tensor, across: Tensor, rows: int, columns: int) ->
     """
     parts = []
     if rows < down.shape[-1]:
-        parts.append(_log_sum_exp(down[..., rows:]) + _log_sum_exp(across))
+        parts.append(log_sum_exp(down[..., rows:]) + log_sum_exp(across))
     if columns < across.shape[-1]:
-        parts.append(_log_sum_exp(down[..., :rows]) + _log_sum_exp(across[..., columns:]))
-    return parts[0] if len(parts) == 1 else _log_sum_exp(torch.cat(parts, dim=-1))
+        parts.append(log_sum_exp(down[..., :rows]) + log_sum_exp(across[..., columns:]))
+    return parts[0] if len(parts) == 1 else log_sum_exp(torch.cat(parts, dim=-1))
 
 
-def _log_sum_exp(x: Tensor) -> Tensor:
+def log_sum_exp(x: Tensor) -> Tensor:
     """Over the last axis, which stays. Written out: not every engine takes the greatest out of its own operator, and
     an exponential would overflow at 89."""
     greatest = x.amax(dim=-1, keepdim=True)
     return greatest + (x - greatest).exp().sum(dim=-1, keepdim=True).log()
 
 
-def _table(positions: Tensor, size: int) -> Tensor:
+def table_of(positions: Tensor, size: int) -> Tensor:
     """[query, key, depth] of the rows of ``positions`` at query - key; a table for another size is resampled."""
     if positions.shape[0] != 2 * size - 1:
         positions = F.interpolate(positions.T[None], size=2 * size - 1, mode="linear")[0].T
@@ -172,7 +182,7 @@ def _table(positions: Tensor, size: int) -> Tensor:
     return positions[index[:, None] - index[None, :] + size - 1]
 
 
-def _bands(size: int, window: int) -> list[tuple[int, int]]:
+def bands_of(size: int, window: int) -> list[tuple[int, int]]:
     """Where whole windows lie along a side, and the rest."""
     whole = size // window * window
     return [band for band in ((0, whole), (whole, size)) if band[0] < band[1]]
@@ -202,8 +212,11 @@ class Block(nn.Module):
 
     Attributes
     ----------
+    attention : class of the attention.
     folding : leave the padding of windows out (the same answer, faster); without it as upstream computes it.
     """
+
+    attention: ClassVar[Callable[..., Any]] = Attention
 
     def __init__(
         self, width: int, heads: int, grid: int, window: int, *, mlp_ratio: float = 4, qkv_bias: bool = True,
@@ -212,7 +225,7 @@ class Block(nn.Module):
         super().__init__()
         self.window, self.folding = window, True
         self.norm1 = nn.LayerNorm(width, eps=EPSILON)
-        self.attn = Attention(width, heads, window or grid, qkv_bias=qkv_bias, relative=relative)
+        self.attn = self.attention(width, heads, window or grid, qkv_bias=qkv_bias, relative=relative)
         self.norm2 = nn.LayerNorm(width, eps=EPSILON)
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
@@ -220,10 +233,7 @@ class Block(nn.Module):
         """Attention within the block's windows."""
         if not self.window:
             return cast(Tensor, self.attn(x))
-        if self.folding:
-            return self.attn.folded(x, self.window)
-        windows = to_windows(x, self.window, self.window)
-        return from_windows(self.attn(windows), x.shape[0], x.shape[1], x.shape[2])
+        return cast(Tensor, (self.attn.folded if self.folding else self.attn.padded)(x, self.window))
 
     def widen(self, x: Tensor) -> Tensor:
         """What follows attention: of the normalised tokens, added to them."""
@@ -235,14 +245,14 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """[batch, channel, row, column] to tokens."""
+    """[batch, channel, ...] to tokens [batch, ..., width]."""
 
-    def __init__(self, channels: int, width: int, patch: int) -> None:
+    def __init__(self, channels: int, width: int, patch: int, dimensions: int = 2) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(channels, width, patch, patch)
+        self.proj = CONVOLUTIONS[dimensions](channels, width, patch, patch)
 
     def forward(self, image: Tensor) -> Tensor:
-        return cast(Tensor, self.proj(image).permute(0, 2, 3, 1))
+        return cast(Tensor, self.proj(image).movedim(1, -1))
 
 
 class ImageEncoder(nn.Module):
@@ -250,6 +260,7 @@ class ImageEncoder(nn.Module):
 
     Parameters
     ----------
+    dimensions : 2 for pictures; 3 for volumes, which have one more axis of S, with a ``block`` that is made for them.
     global_attn_indexes : blocks that attend over the whole grid.
     block : class of the blocks, for encoders that add something to each.
     """
@@ -258,17 +269,17 @@ class ImageEncoder(nn.Module):
         self, *, img_size: int = 1024, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 768, depth: int = 12,
         num_heads: int = 12, mlp_ratio: float = 4, out_chans: int = 256, window_size: int = 14,
         global_attn_indexes: Sequence[int] = (2, 5, 8, 11), qkv_bias: bool = True, use_abs_pos: bool = True,
-        use_rel_pos: bool = True, block: Callable[..., Block] = Block,
+        use_rel_pos: bool = True, dimensions: int = 2, block: Callable[..., Block] = Block,
     ) -> None:  # fmt: skip
         super().__init__()
         grid = img_size // patch_size
         if img_size % patch_size:
             raise ValueError(f"an image of {img_size} pixels cannot be cut into patches of {patch_size}")
         self.img_size, self.grid = img_size, grid
-        self.patch_embed = PatchEmbed(in_chans, embed_dim, patch_size)
+        self.patch_embed = PatchEmbed(in_chans, embed_dim, patch_size, dimensions)
         self.positioned = use_abs_pos
         if use_abs_pos:
-            self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, embed_dim))
+            self.pos_embed = nn.Parameter(torch.zeros(1, *[grid] * dimensions, embed_dim))
         self.blocks = nn.ModuleList(
             block(
                 embed_dim, num_heads, grid, 0 if number in global_attn_indexes else window_size,
@@ -276,9 +287,10 @@ class ImageEncoder(nn.Module):
             )
             for number in range(depth)
         )  # fmt: skip
+        convolution = CONVOLUTIONS[dimensions]
         self.neck = nn.Sequential(
-            nn.Conv2d(embed_dim, out_chans, 1, bias=False), LayerNorm2d(out_chans),
-            nn.Conv2d(out_chans, out_chans, 3, padding=1, bias=False), LayerNorm2d(out_chans),
+            convolution(embed_dim, out_chans, 1, bias=False), ChannelNorm(out_chans),
+            convolution(out_chans, out_chans, 3, padding=1, bias=False), ChannelNorm(out_chans),
         )  # fmt: skip
 
     def tokens(self, image: Tensor) -> Tensor:
@@ -290,4 +302,4 @@ class ImageEncoder(nn.Module):
         x = self.tokens(image)
         for block in self.blocks:
             x = block(x)
-        return cast(Tensor, self.neck(x.permute(0, 3, 1, 2)))
+        return cast(Tensor, self.neck(x.movedim(-1, 1)))

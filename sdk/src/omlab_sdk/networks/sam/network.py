@@ -104,7 +104,7 @@ class Decoder(nn.Module):
         encoder = self.prompt_encoder
         sparse = encoder.points(point_coords, point_labels)
         absent = (point_labels == ABSENT).to(sparse.dtype)
-        has = has_mask_input[:, None, None, None]
+        has = has_mask_input.reshape(-1, *(1,) * (mask_input.ndim - 1))
         dense = has * encoder.dense(mask_input) + (1 - has) * encoder.no_mask()
         return cast(
             tuple[Tensor, Tensor],

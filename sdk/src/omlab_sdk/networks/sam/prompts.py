@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from omlab_sdk.networks.sam.encoder import LayerNorm2d
+from omlab_sdk.networks.sam.encoder import CONVOLUTIONS, ChannelNorm
 
 #: Labels of points. A box is two points; padding stands for "no box"; what is absent takes no part at all and lets
 #: prompts of different lengths share a batch.
@@ -39,24 +40,36 @@ class FourierPositions(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Prompts in pixels of the model's frame, whose side is ``size``."""
+    """Prompts in pixels of the model's frame, whose side is ``size``.
 
-    def __init__(self, width: int, grid: int, size: int, mask_in_chans: int = 16) -> None:
+    Parameters
+    ----------
+    dimensions : 2 for pictures, 3 for volumes; every grid and place then has one more axis.
+    kinds : kinds of points that there are: background, foreground, and the two corners of a box.
+    positions : makes the encoding of places from the width.
+    """
+
+    def __init__(
+        self, width: int, grid: int, size: int, mask_in_chans: int = 16, *, dimensions: int = 2, kinds: int = 4,
+        positions: Callable[[int], nn.Module] = FourierPositions,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.width, self.grid, self.size = width, grid, size
-        self.pe_layer = FourierPositions(width)
-        self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(4))
+        self.width, self.size = width, size
+        self.grid = (grid,) * dimensions
+        self.pe_layer = positions(width)
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(kinds))
         self.not_a_point_embed = nn.Embedding(1, width)
+        convolution = CONVOLUTIONS[dimensions]
         self.mask_downscaling = nn.Sequential(
-            nn.Conv2d(1, mask_in_chans // 4, 2, 2), LayerNorm2d(mask_in_chans // 4), nn.GELU(),
-            nn.Conv2d(mask_in_chans // 4, mask_in_chans, 2, 2), LayerNorm2d(mask_in_chans), nn.GELU(),
-            nn.Conv2d(mask_in_chans, width, 1),
+            convolution(1, mask_in_chans // 4, 2, 2), ChannelNorm(mask_in_chans // 4), nn.GELU(),
+            convolution(mask_in_chans // 4, mask_in_chans, 2, 2), ChannelNorm(mask_in_chans), nn.GELU(),
+            convolution(mask_in_chans, width, 1),
         )  # fmt: skip
         self.no_mask_embed = nn.Embedding(1, width)
 
     def dense_positions(self) -> Tensor:
         """Positions of the image tokens, [1, width, grid, grid]."""
-        return self.pe_layer.grid(self.grid, self.grid)[None]
+        return cast(FourierPositions, self.pe_layer).grid(*self.grid)[None]
 
     def points(self, places: Tensor, labels: Tensor) -> Tensor:
         """Points [batch, n, 2] (x, y) with labels [batch, n] to tokens [batch, n, width].
@@ -78,7 +91,8 @@ class PromptEncoder(nn.Module):
 
     def no_mask(self, batch: int = 1) -> Tensor:
         """What stands for a mask that is not given, [batch, width, grid, grid]."""
-        return self.no_mask_embed.weight[:, :, None, None].expand(batch, -1, self.grid, self.grid)
+        weight = self.no_mask_embed.weight
+        return weight.reshape(1, -1, *(1 for _ in self.grid)).expand(batch, -1, *self.grid)
 
     def forward(
         self,
@@ -100,7 +114,7 @@ class PromptEncoder(nn.Module):
         if points is not None:
             places, labels = points
             if boxes is None:
-                places = torch.cat([places, places.new_zeros(batch, 1, 2)], dim=1)
+                places = torch.cat([places, places.new_zeros(batch, 1, len(self.grid))], dim=1)
                 labels = torch.cat([labels, labels.new_full((batch, 1), PADDING)], dim=1)
             tokens.append(self.points(places, labels))
         if boxes is not None:
