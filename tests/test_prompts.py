@@ -96,7 +96,7 @@ def test_a_list_is_enough_and_space_is_inherited() -> None:
         ([{"mask": 3}], "'mask' is a file or"),
         ([{"mask": {"file": "m.png", "value": 0}}], "'mask' is a file or"),
         ([{"mask": {"file": "m.png", "valu": 1}}], "unknown entry 'valu'. Did you mean 'value'?"),
-        ([{"space": "mm", "points": [[1, 2]]}], "'space' is one of grid, ras-mm, lps-mm, found 'mm'"),
+        ([{"space": "mm", "points": [[1, 2]]}], "'space' is one of grid, ras-mm, lps-mm, um, found 'mm'"),
         ({"cases": {"a": 3}}, "cases 'a': expected a list of objects, found 3"),
         ({"cases": []}, "'cases' maps names to lists of objects"),
         ({"objects": [3]}, r"objects\[0\]: expected an object, found 3"),

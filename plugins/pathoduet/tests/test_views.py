@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
-from omlab_pathoduet import views
 from omlab_pathoduet.views import Views
+from omlab_sdk.views import hue_turned
 
 
 @pytest.fixture
@@ -45,9 +46,9 @@ def test_the_stain_has_the_colours_of_its_image() -> None:
 
 def test_hues_turn_and_turn_back() -> None:
     tile = np.full((4, 4, 3), [200, 60, 60], np.uint8)
-    picture = views.Pillow.fromarray(tile)
-    np.testing.assert_allclose(np.asarray(views._hue(picture, 0.0)), tile, atol=2)
-    third = np.asarray(views._hue(picture, 1 / 3))
+    picture = Pillow.fromarray(tile)
+    np.testing.assert_allclose(np.asarray(hue_turned(picture, 0.0)), tile, atol=2)
+    third = np.asarray(hue_turned(picture, 1 / 3))
     np.testing.assert_allclose(third[0, 0], [60, 200, 60], atol=4)
 
 
