@@ -13,8 +13,8 @@ av = pytest.importorskip("av")
 
 import omlab  # noqa: E402
 from omlab.cases import Video, find, read  # noqa: E402
-from omlab.cases.video_folder import natural  # noqa: E402
 from omlab.errors import InputError, UsageError  # noqa: E402
+from omlab.files import natural  # noqa: E402
 from omlab.results import Detections, FrameLabels, Label, Scores, VideoSegmentation, headline, write  # noqa: E402
 from omlab.results.picture import draw  # noqa: E402
 from omlab.vocabulary import InputKind  # noqa: E402
@@ -120,7 +120,7 @@ def test_a_folder_of_frames_is_a_video_in_the_order_of_its_numbers(tmp_path: Pat
     assert (video.frame_count, video.exact, video.rate_known) == (12, True, False)
     assert "30 are taken" in video.source.warnings[0]
     assert [_number(f) for f in video.at([11, 2, 10])] == [11, 2, 10]
-    assert natural(Path("f2.png")) < natural(Path("f10.png"))
+    assert natural("f2.png") < natural("f10.png")
     Pillow.fromarray(_pixels(5, (32, 32))).save(folder / "frame5.png")
     with pytest.raises(InputError, match=r"frame5\.png: is 32 x 32 pixels, the first frame 64 x 96"):
         list(read(folder, kind=InputKind.VIDEO).frames())

@@ -124,6 +124,10 @@ class Dataset:
         """Names of the classes or structures, in the order of their index."""
         return tuple(label.name for label in self.card.labels)
 
+    def published(self) -> Mapping[str, int]:
+        """Split -> number of cases that its authors name, with the options in force; ``all`` for the sum."""
+        return self.card.counts
+
     def problems(self, files: Mapping[str, Path], *, root: Path | None = None) -> Iterator[Problem]:
         """What only this dataset can check, beside what :func:`omlab.datasets.verify` checks of every dataset."""
         return iter(())

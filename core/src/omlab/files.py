@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 #: Endings that say what a file is and nothing of the case in it.
 _ENDINGS = (
     ".gz", ".nii", ".hdr", ".img", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".mp4", ".avi", ".mkv",
+    ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".h5",
     ".fasta", ".fa", ".jsonl", ".csv", ".txt",
 )  # fmt: skip
 
@@ -19,6 +21,26 @@ def case_stem(name: str) -> str:
     while name.lower().endswith(_ENDINGS) and "." in name[1:]:
         name = name[: name.rindex(".")]
     return name
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Key that sorts ``frame2`` before ``frame10``."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
+
+
+def stamp(files: Iterable[Path]) -> str:
+    """Changes when the size or time of one of the files does; empty where one cannot be looked at."""
+    import hashlib
+
+    parts = []
+    for file in files:
+        try:
+            status = Path(file).stat()
+        except OSError:
+            return ""
+        parts.append(f"{status.st_size}:{status.st_mtime_ns}")
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:20]
 
 
 @contextmanager

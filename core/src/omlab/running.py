@@ -10,7 +10,7 @@ import datetime
 import json
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import attrs
 
 from omlab import __version__, cases_table
 from omlab.errors import Cancelled, OmlabError, OutputError
+from omlab.files import stamp
 from omlab.loading import LoadedModel, Outcome
 from omlab.memory import peak_mb
 from omlab.progress import CancelToken, Listener, silent
@@ -175,8 +176,9 @@ class _Job:
                 record = self._whole() or {}
                 return Run(self.found.name, "skipped", source, self.folder, record.get("headline", ""))
             outcome = self.model.run(
-                case, prompts=self._asked(), options=self.options, listener=self.listener, cancel=self.cancel
-            )
+                case, prompts=self._asked(), options=self.options, listener=self.listener, cancel=self.cancel,
+                scratch=self.folder,
+            )  # fmt: skip
             head = self._write(outcome)
             return Run(
                 self.found.name, "done", source, self.folder, head, time.perf_counter() - start, case.source.warnings
@@ -271,11 +273,11 @@ class _Job:
 
     def _stamp(self) -> str:
         """Changes when the input does."""
-        return _stamp_of(self.found.files or (self.found.path,))
+        return stamp(self.found.files or (self.found.path,))
 
     def _option_files(self) -> dict[str, str]:
         """Option that names a file -> what changes when the file does."""
-        return {name: _stamp_of([value]) for name, value in self.options.items() if isinstance(value, Path)}
+        return {name: stamp([value]) for name, value in self.options.items() if isinstance(value, Path)}
 
     def _asked(self) -> Prompts | None:
         """What is asked of this case. Raises :class:`omlab.errors.InputError` if nothing is."""
@@ -316,20 +318,6 @@ class _Job:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return record if same else None
-
-
-def _stamp_of(files: Iterable[Path]) -> str:
-    """Changes when one of the files does; empty where one cannot be looked at."""
-    import hashlib
-
-    parts = []
-    for file in files:
-        try:
-            status = Path(file).stat()
-        except OSError:
-            return ""
-        parts.append(f"{status.st_size}:{status.st_mtime_ns}")
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:20]
 
 
 def _versions(outcome: Outcome) -> dict[str, str]:

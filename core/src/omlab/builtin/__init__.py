@@ -1,4 +1,4 @@
-"""What the core itself contributes: engines, commands and the plain-folder dataset, by the path of any plugin."""
+"""What the core itself contributes: engines, commands and plain folders as datasets, by the path of any plugin."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def omlab_engine(card: cards.EngineCard) -> Backend:
 
 @hookimpl
 def omlab_dataset(card: cards.DatasetCard) -> Dataset:
-    from omlab.builtin.image_folder import ImageFolder
-
-    return ImageFolder(card)
+    # A layout's module is called as the layout, its class likewise: nnunet-raw, nnunet_raw, NnunetRaw.
+    module = import_module(f"omlab.builtin.{card.name.replace('-', '_')}")
+    behind = getattr(module, "".join(word.capitalize() for word in card.name.split("-")))
+    return behind(card)  # type: ignore[no-any-return]

@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from omlab.cases import read
 from omlab.dataset import Dataset, Item
+from omlab.datasets.folders import file_names, folder_names, needed, one_class
 from omlab.errors import InputError
-from omlab.results import Classification
 from omlab.vocabulary import InputKind
 
 SPLITS = ("train", "val", "test")
@@ -25,7 +23,7 @@ class ImageFolder(Dataset):
 
     def classes(self, root: Path | None = None) -> tuple[str, ...]:
         """Class folders, sorted."""
-        found = {folder.name for split in self._splits(root).values() for folder in _folders(split)}
+        found = {name for folder in self._splits(root).values() for name in folder_names(folder)}
         if not found:
             raise InputError(
                 f"{root} holds no class folders",
@@ -39,29 +37,27 @@ class ImageFolder(Dataset):
         for name, folder in self._splits(root).items():
             if split not in (None, name):
                 continue
-            for class_folder in _folders(folder):
-                index = classes.index(class_folder.name)
-                for path in sorted(p for p in class_folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+            for index, class_name in enumerate(classes):
+                if not (folder / class_name).is_dir():
+                    continue
+                for image in file_names(folder / class_name):
+                    path = folder / class_name / image
                     yield Item(
-                        name=f"{name}/{class_folder.name}/{path.name}",
-                        split=name,
+                        name=f"{name}/{class_name}/{image}", split=name, files=(path,),
                         read=partial(read, path, kind=(InputKind.IMAGE,)),
-                        reference=partial(_truth, classes, index),
-                    )
+                        reference=partial(one_class, classes, index),
+                    )  # fmt: skip
 
-    @staticmethod
-    def _splits(root: Path | None) -> dict[str, Path]:
-        if root is None:
-            raise InputError("image-folder needs a folder", remedy="Name it: image-folder:PATH")
+    def size(self, files: Mapping[str, Path], *, split: str | None = None, root: Path | None = None) -> int | None:
+        """Files of the class folders, counted without making a case of each."""
+        return sum(
+            len(file_names(folder / class_name))
+            for name, folder in self._splits(root).items()
+            if split in (None, name)
+            for class_name in folder_names(folder)
+        )
+
+    def _splits(self, root: Path | None) -> dict[str, Path]:
+        root = needed(root, self.card.name)
         found = {name: root / name for name in SPLITS if (root / name).is_dir()}
         return found or {"train": root}
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _truth(classes: tuple[str, ...], index: int) -> Classification:
-    probabilities = np.zeros(len(classes), np.float32)
-    probabilities[index] = 1.0
-    return Classification(classes=classes, probabilities=probabilities)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ from numpy.typing import NDArray
 from omlab.cases import images
 from omlab.cases.sniff import Family, family_of
 from omlab.errors import InputError, OmlabError
+from omlab.files import natural
 
 
-def natural(path: Path) -> list[tuple[int, int, str]]:
-    """Key that sorts ``frame2`` before ``frame10``."""
-    parts = re.split(r"(\d+)", path.name.lower())
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
+def _order(path: Path) -> list[tuple[int, int, str]]:
+    return natural(path.name.lower())
 
 
 class FolderFrames:
@@ -30,7 +28,7 @@ class FolderFrames:
 
     def __init__(self, folder: Path) -> None:
         self.files: list[Path] = []
-        for path in sorted((p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")), key=natural):
+        for path in sorted((p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")), key=_order):
             try:
                 if family_of(path) is Family.PICTURE:
                     self.files.append(path)

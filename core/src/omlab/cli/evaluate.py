@@ -18,7 +18,14 @@ from omlab.cli.options import CardCommand, card_options, engine_options, fetch_o
 @click.option("--with", "evaluator", help="Evaluator. [the one that fits the model's task]")
 @click.option("--split", help="Split of the dataset. [test, where there is one]")
 @click.option("--limit", type=click.IntRange(1), help="Only the first cases.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Also write the report to this JSON file.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="FILE.json: also write the report there. A folder: keep the answers too, so that --resume can go on.",
+)
+@click.option("--resume", is_flag=True, help="Take the answers that the folder of -o holds already.")
+@click.option("--part", metavar="I/N", help="Only every N-th case, from the I-th on, counted from 0.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @engine_options
 @fetch_options
@@ -31,6 +38,8 @@ def command(
     split: str | None,
     limit: int | None,
     out: Path | None,
+    resume: bool,
+    part: str | None,
     as_json: bool,
     variant: str | None,
     engine: str,
@@ -41,8 +50,12 @@ def command(
     accept_licence: tuple[str, ...],
     **others: Any,
 ) -> int:
-    """Run MODEL on every case of a dataset and score the answers against the references."""
+    """Run MODEL on every case of a dataset and score the answers against the references.
+
+    With -o FOLDER the answers are kept as they come; after an interrupt the same command with --resume goes on.
+    """
     from omlab.api import load, load_dataset
+    from omlab.cli.dataset import part_of
     from omlab.cli.listen import TerminalListener
     from omlab.cli.score import show
     from omlab.evaluating import evaluate
@@ -50,16 +63,31 @@ def command(
     listener = TerminalListener(quiet=as_json)
     grant = grant_of(fetch, accept_licence)
     registry = registry_of(context)
-    bound = load_dataset(dataset, split=split, grant=grant, registry=registry, listener=listener)
+    folder = out if out is not None and out.suffix.lower() != ".json" else None
+    bound = load_dataset(dataset, split=split, part=part_of(part), grant=grant, registry=registry, listener=listener)
     loaded = load(
         model, variant=variant, engine=engine, precision=precision, device=device, threads=threads,
         grant=grant, registry=registry, listener=listener,
     )  # fmt: skip
-    evaluation = evaluate(
-        loaded, bound, evaluator, limit=limit, options=card_options(others), registry=registry, listener=listener
-    )
+    try:
+        evaluation = evaluate(
+            loaded, bound, evaluator, limit=limit, options=card_options(others), folder=folder, resume=resume,
+            registry=registry, listener=listener,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        listener.clear()
+        if folder is not None:
+            click.echo(f"the answers so far are kept in {folder}; go on with --resume", err=True)
+        raise
     listener.clear()
-    show(evaluation.report, out, as_json)
+    if evaluation.resumed and not as_json:
+        click.echo(f"{evaluation.resumed} answers were there already", err=True)
+    show(evaluation.report, folder / "report.json" if folder is not None else out, as_json)
     for failure in evaluation.failures:
-        click.echo(click.style("failed ", fg="red") + f"{failure.name}: {failure.cause}", err=True)
+        click.echo(
+            click.style("failed ", fg="red")
+            + f"{failure.name}: {failure.cause}"
+            + (f". {failure.remedy}" if failure.remedy else ""),
+            err=True,
+        )
     return 1 if evaluation.failures else 0

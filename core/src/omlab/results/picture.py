@@ -88,6 +88,42 @@ def draw(result: Result, case: Case, path: Path, *, title: str = "", prompts: Pr
     return path
 
 
+def thumbnail(case: Case, truth: Result | None, side: int) -> Pillow.Image | None:
+    """A case in a square of ``side`` pixels, with the outlines of its reference.
+
+    Of a volume it is the axial plane through the middle of what is marked, of a video the middle frame. ``None`` for
+    what has no picture.
+    """
+    labels = truth.labels if isinstance(truth, Segmentation) and not isinstance(case, Video) else None
+    structures = truth.structures if isinstance(truth, Segmentation) else ()
+    if isinstance(case, Volume):
+        turn = Turn.to(case.geometry, "RAS")
+        voxels = turn.apply(case.voxels)
+        turned = turn.apply(labels) if labels is not None and labels.shape == case.voxels.shape else None
+        level = _centre(turned)[2] if turned is not None else voxels.shape[2] // 2
+        picture = _grey(_cut(voxels, 2, level), *_window(case))
+        labels = _cut(turned, 2, level) if turned is not None else None
+        across, down = turn.target.spacing_mm[:2]
+        extent: tuple[float, float] = (picture.width * across, picture.height * down)
+    elif isinstance(case, Image):
+        picture = Pillow.fromarray(case.rgb8())
+        extent = picture.size
+    elif isinstance(case, Video):
+        picture = Pillow.fromarray(case.at([case.frame_count // 2])[0])
+        extent = picture.size
+    else:
+        return None
+    factor = side / max(extent)
+    size = (max(1, round(extent[0] * factor)), max(1, round(extent[1] * factor)))
+    if labels is not None and tuple(labels.shape) == (picture.height, picture.width):
+        picture = _overlay(picture, labels, structures, size)
+    else:
+        picture = picture.convert("RGB").resize(size, Pillow.Resampling.BICUBIC)
+    square = Pillow.new("RGB", (side, side), PANEL)
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
+
+
 @cache
 def _font(size: int) -> Any:
     return ImageFont.load_default(size=size)
