@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from omlab.errors import UsageError  # noqa: E402
 from omlab_sdk.language import preferences, training  # noqa: E402
+from omlab_sdk.networks import low_rank  # noqa: E402
 
 
 def test_only_labelled_tokens_are_learnt() -> None:
@@ -29,7 +30,7 @@ def test_adapters_begin_as_nothing_and_merge_into_the_layer() -> None:
     network = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(4, 6), "other": torch.nn.Linear(4, 6)}).eval()
     names, x = set(network.state_dict()), torch.randn(3, 4)
     before = network["q_proj"](x)
-    assert training.add_low_rank(network, ["q_proj"], rank=2, alpha=4) == 1
+    assert low_rank.add_low_rank(network, ["q_proj"], rank=2, alpha=4) == 1
     network.eval()
     assert torch.equal(network["q_proj"](x), before)
     learnt = [name for name, p in network.named_parameters() if p.requires_grad]
@@ -41,10 +42,10 @@ def test_adapters_begin_as_nothing_and_merge_into_the_layer() -> None:
         optimiser.step()
     after = network["q_proj"](x)
     assert not torch.allclose(after, before)
-    assert training.merge_low_rank(network) == 1 and set(network.state_dict()) == names
+    assert low_rank.merge_low_rank(network) == 1 and set(network.state_dict()) == names
     assert torch.allclose(network["q_proj"](x), after, atol=1e-6)
     with pytest.raises(UsageError, match="no linear layer called k_proj"):
-        training.add_low_rank(network, ["k_proj"])
+        low_rank.add_low_rank(network, ["k_proj"])
 
 
 def test_a_ranking_is_learnt_from_all_its_pairs() -> None:

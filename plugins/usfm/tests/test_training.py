@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from omlab_sdk.training.rates import parameter_groups  # noqa: E402
 from omlab_usfm import losses, protocol  # noqa: E402
 from omlab_usfm.masking import BandStop, BlockMask  # noqa: E402
 from omlab_usfm.network import VisionTransformer  # noqa: E402
@@ -97,7 +98,7 @@ def test_learning_rate_and_groups() -> None:
     assert protocol.learning_rate(5, **plan) == pytest.approx(0.6)
     assert protocol.learning_rate(50, **plan) == pytest.approx(0.505)
     assert protocol.learning_rate(100, **plan) == 0.01
-    groups = protocol.parameter_groups(VisionTransformer(num_classes=2, use_rel_pos_bias=True, **SMALL))
+    groups = parameter_groups(VisionTransformer(num_classes=2, use_rel_pos_bias=True, **SMALL), layer_decay=0.65)
     of_name = {name: group for group in groups for name in group["names"]}
     assert of_name["cls_token"]["weight_decay"] == 0
     assert of_name["cls_token"]["lr_scale"] == pytest.approx(0.65**3)

@@ -14,6 +14,7 @@ from omlab_retfound import preprocess, protocol, tables
 from omlab_retfound.mae import MaskedAutoencoder
 from omlab_retfound.network import LARGE, Embedder, VisionTransformer
 from omlab_sdk.golden import Golden, GoldenError, seed_module
+from omlab_sdk.training.rates import learning_rate, parameter_groups
 
 GOLDENS = ("retfound",)
 #: Upstream's factories and what they fix; its classes take everything from the arguments.
@@ -126,7 +127,7 @@ def _protocol(golden: Golden) -> dict[str, np.ndarray]:
     kwargs = golden.kwargs
     found: dict[str, np.ndarray] = {}
     if "model" in kwargs:
-        groups = protocol.parameter_groups(
+        groups = parameter_groups(
             network_of(golden, kwargs["model"]), weight_decay=kwargs["weight_decay"], layer_decay=kwargs["layer_decay"]
         )
         of_name = {name: group for group in groups for name in group["names"]}
@@ -135,7 +136,7 @@ def _protocol(golden: Golden) -> dict[str, np.ndarray]:
     if "schedule" in kwargs:
         schedule = dict(kwargs["schedule"])
         epochs = schedule.pop("at")
-        found["lr"] = np.array([protocol.learning_rate(at, **schedule) for at in epochs])
+        found["lr"] = np.array([learning_rate(at, **schedule) for at in epochs])
     if "label_smoothing" in kwargs:
         logits = torch.from_numpy(golden.input("logits"))
         labels = torch.from_numpy(golden.input("labels").astype(np.int64))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from omlab_retfound.network import EPSILON, Block, PatchEmbed
 from omlab_retfound.tables import sincos
+from omlab_sdk.networks import masking
 
 
 class MaskedAutoencoder(nn.Module):
@@ -52,15 +53,11 @@ class MaskedAutoencoder(nn.Module):
 
     def patchify(self, image: Tensor) -> Tensor:
         """[batch, channels, rows, columns] to [batch, patches, row * column * channel], channel fastest."""
-        batch, channels, size, p = image.shape[0], self.channels, image.shape[2] // self.patch_size, self.patch_size
-        cut = image.reshape(batch, channels, size, p, size, p)
-        return cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, size * size, p * p * channels)
+        return masking.patchify(image, self.patch_size)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """The inverse of :meth:`patchify`, for square grids."""
-        batch, count, p = patches.shape[0], int(patches.shape[1] ** 0.5), self.patch_size
-        cut = patches.reshape(batch, count, count, p, p, self.channels)
-        return cut.permute(0, 5, 1, 3, 2, 4).reshape(batch, self.channels, count * p, count * p)
+        return masking.unpatchify(patches, self.patch_size, self.channels)
 
     def encode(self, image: Tensor, mask_ratio: float, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(latent [batch, 1 + kept, width], mask [batch, patches] with 1 for removed, order that restores).
@@ -69,18 +66,8 @@ class MaskedAutoencoder(nn.Module):
         ----------
         noise : [batch, patches], the smallest are kept; uniform random numbers without it.
         """
-        x = self.patch_embed(image) + self.pos_embed[:, 1:]
-        batch, count, width = x.shape
-        if noise is None:
-            noise = torch.rand(batch, count, device=x.device)
-        keep = int(count * (1 - mask_ratio))
-        shuffled = torch.argsort(noise, dim=1)
-        restore = torch.argsort(shuffled, dim=1)
-        x = x.gather(1, shuffled[:, :keep, None].expand(-1, -1, width))
-        mask = torch.ones(batch, count, device=x.device)
-        mask[:, :keep] = 0
-        mask = mask.gather(1, restore)
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
+        x, mask, restore = masking.hide(self.patch_embed(image) + self.pos_embed[:, 1:], mask_ratio, noise)
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
         x = torch.cat([cls, x], dim=1)
         for block in self.blocks:
             x = block(x)
@@ -89,10 +76,7 @@ class MaskedAutoencoder(nn.Module):
     def decode(self, latent: Tensor, restore: Tensor) -> Tensor:
         """Prediction of every patch, [batch, patches, pixels of a patch]."""
         x = self.decoder_embed(latent)
-        batch, count = restore.shape
-        hidden = self.mask_token.expand(batch, count + 1 - x.shape[1], -1)
-        patches = torch.cat([x[:, 1:], hidden], dim=1)
-        patches = patches.gather(1, restore[:, :, None].expand(-1, -1, x.shape[2]))
+        patches = masking.reveal(x[:, 1:], self.mask_token, restore)
         x = torch.cat([x[:, :1], patches], dim=1) + self.decoder_pos_embed
         for block in self.decoder_blocks:
             x = block(x)
@@ -101,12 +85,8 @@ class MaskedAutoencoder(nn.Module):
     def loss(self, image: Tensor, prediction: Tensor, mask: Tensor, *, norm_pix: bool | None = None) -> Tensor:
         """Mean squared error over the removed patches; with ``norm_pix`` against patches of mean 0 and (unbiased)
         variance 1."""
-        target = self.patchify(image)
-        if self.norm_pix_loss if norm_pix is None else norm_pix:
-            mean, variance = target.mean(dim=-1, keepdim=True), target.var(dim=-1, keepdim=True)
-            target = (target - mean) / (variance + 1e-6).sqrt()
-        error = (prediction - target).square().mean(dim=-1)
-        return (error * mask).sum() / mask.sum()
+        normalised = self.norm_pix_loss if norm_pix is None else norm_pix
+        return masking.error(self.patchify(image), prediction, mask, norm_pix=normalised)
 
     def forward(
         self, image: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None

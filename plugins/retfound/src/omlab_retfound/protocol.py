@@ -1,8 +1,10 @@
-"""Fine-tuning and evaluation as upstream does them: parameter groups, schedule, loss, metrics."""
+"""Fine-tuning and evaluation as upstream does them: loss and metrics.
+
+Parameter groups and schedule are those of :mod:`omlab_sdk.training.rates`, which follow this recipe.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -10,52 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-#: Parameters that are never decayed, besides one-dimensional ones.
-UNDECAYED = frozenset({"pos_embed", "cls_token", "dist_token"})
-
-
-def layer_of(name: str, depth: int) -> int:
-    """Layer of a parameter: 0 for the embedding, i + 1 for block i, depth + 1 for what comes after."""
-    if name in ("cls_token", "pos_embed") or name.startswith("patch_embed"):
-        return 0
-    if name.startswith("blocks."):
-        return int(name.split(".")[1]) + 1
-    return depth + 1
-
-
-def parameter_groups(
-    model: nn.Module, *, weight_decay: float = 0.05, layer_decay: float = 0.75
-) -> list[dict[str, Any]]:
-    """Groups for an optimiser, one a layer and decay, with ``lr_scale = layer_decay^(layers - layer)``."""
-    depth = len(model.blocks)  # type: ignore[arg-type]
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        plain = parameter.ndim == 1 or name in UNDECAYED
-        layer = layer_of(name, depth)
-        group = groups.setdefault(
-            (layer, plain),
-            {
-                "params": [],
-                "names": [],
-                "weight_decay": 0.0 if plain else weight_decay,
-                "lr_scale": layer_decay ** (depth + 1 - layer),
-            },
-        )
-        group["params"].append(parameter)
-        group["names"].append(name)
-    return list(groups.values())
-
-
-def learning_rate(epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, epochs: float) -> float:
-    """At a fractional epoch: a linear warm-up, then half a cosine. A group's rate is this times its ``lr_scale``."""
-    if epoch < warmup_epochs:
-        return lr * epoch / warmup_epochs
-    share = (epoch - warmup_epochs) / (epochs - warmup_epochs)
-    return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * share))
+    from torch import Tensor
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:

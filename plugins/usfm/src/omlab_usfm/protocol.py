@@ -1,18 +1,16 @@
-"""Fine-tuning and evaluation as upstream does them: learning rates, parameter groups, overlap of masks."""
+"""Fine-tuning and evaluation as upstream does them: learning rates, overlap of masks.
+
+Parameter groups are those of :mod:`omlab_sdk.training.rates`, with a layer decay of 0.65.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from torch import nn
-
-#: Parameters that are never decayed, besides biases and one-dimensional ones.
-UNDECAYED = frozenset({"pos_embed", "cls_token"})
 SMOOTHING = 1e-5
 
 
@@ -28,36 +26,6 @@ def learning_rate(step: int, *, lr: float, warmup_lr: float, min_lr: float, warm
     if step >= steps:
         return min_lr
     return min_lr + 0.5 * (lr - min_lr) * (1.0 + math.cos(math.pi * step / steps))
-
-
-def layer_of(name: str, depth: int) -> int:
-    """Layer of a parameter: 0 for tokens and embedding, i + 1 for block i, depth + 1 for what comes after."""
-    if name in ("cls_token", "mask_token", "pos_embed") or name.startswith("patch_embed"):
-        return 0
-    if name.startswith("blocks."):
-        return int(name.split(".")[1]) + 1
-    return depth + 1
-
-
-def parameter_groups(
-    model: nn.Module, *, weight_decay: float = 0.05, layer_decay: float = 0.65
-) -> list[dict[str, Any]]:
-    """Groups for ``AdamW`` of the classifier: decay where it is due, and ``lr_scale`` smaller the lower the layer."""
-    depth = len(model.blocks)  # type: ignore[arg-type]
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        plain = parameter.ndim == 1 or name.endswith(".bias") or name in UNDECAYED
-        layer = layer_of(name, depth)
-        start = {
-            "params": [], "names": [], "weight_decay": 0.0 if plain else weight_decay,
-            "lr_scale": layer_decay ** (depth + 1 - layer),
-        }  # fmt: skip
-        group = groups.setdefault((layer, plain), start)
-        group["params"].append(parameter)
-        group["names"].append(name)
-    return list(groups.values())
 
 
 def overlap(prediction: NDArray[Any], reference: NDArray[Any]) -> dict[str, float]:

@@ -1,0 +1,18 @@
+"""Visual prompt tuning, an adapter of omlab."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from omlab.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from omlab.adapter import Adapter
+    from omlab.cards import AdapterCard
+
+
+@hookimpl
+def omlab_adapter(card: AdapterCard) -> Adapter:
+    from omlab_prompt_tuning.adapter import PromptTuning
+
+    return PromptTuning(card)
