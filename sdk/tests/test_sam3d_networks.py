@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from omlab.graphs import Graph, TensorSpec  # noqa: E402
+from omlab_sdk.export import TorchOnnxExporter  # noqa: E402
 from omlab_sdk.golden import seed_module  # noqa: E402
 from omlab_sdk.networks.sam3d.encoder import Attention3d, Block3d, from_windows, to_windows  # noqa: E402
 from omlab_sdk.networks.sam3d.network import Sam3d  # noqa: E402
@@ -104,3 +108,17 @@ def test_size_of_the_published_network() -> None:
         sam = Sam3d.of_size()
     assert sum(value.numel() for value in sam.state_dict().values()) == 100_509_616
     assert [bool(block.window) for block in sam.image_encoder.blocks] == 4 * [True, True, False]
+
+
+@pytest.mark.parametrize("window", [0, 3, 5])
+def test_attention_survives_its_export(window: int, tmp_path: Path) -> None:
+    """The exporter joins reshapes around products; where both are batched it once made another product of them."""
+    runtime = pytest.importorskip("onnxruntime")
+    block = seed_module(Block3d(12, 3, 4, window)).eval()
+    tokens = _tokens(1, 4, 4, 4, 12, dtype=torch.float32)
+    spec = TensorSpec("x", "float32", (1, 4, 4, 4, 12))
+    graph = Graph(name="block", inputs=(spec,), outputs=(TensorSpec("y", "float32", spec.shape),))
+    TorchOnnxExporter().export(block, graph, tmp_path / "block.onnx")
+    (found,) = runtime.InferenceSession(tmp_path / "block.onnx").run(None, {"x": tokens.numpy()})
+    with torch.inference_mode():
+        assert torch.allclose(block(tokens), torch.from_numpy(found), atol=1e-5)

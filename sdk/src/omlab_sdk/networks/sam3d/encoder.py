@@ -123,8 +123,7 @@ class Attention3d(nn.Module):
             padding = self._padding(query, 0).reshape(windows, heads, 1, 1, 1, depth)
             line = torch.cat([grid, padding.expand(-1, -1, nx, ny, window - nz, -1)], dim=4)
         # Keys on the last axis: own is of the query (x, y, z), along_x and along_y of (x, y) and the key's x' or y'.
-        own = grid.flatten(3, 4) @ table_of(self.rel_pos_d, window)[:nx].transpose(1, 2)
-        own = own.reshape(windows, heads, nx, ny, nz, window)
+        own = grid @ table_of(self.rel_pos_d, window)[:nx, None].transpose(2, 3)
         along_x = line @ table_of(self.rel_pos_h, window)[:ny].transpose(1, 2)
         along_y = (line.transpose(3, 4) @ table_of(self.rel_pos_w, window).transpose(1, 2)).transpose(3, 4)
         across = along_x[..., :nx, None, :nz] + along_y[..., None, :ny, :nz]  # [..., x, y, x', y', z']
