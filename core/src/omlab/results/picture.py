@@ -34,6 +34,8 @@ MARGIN, GAP, SIDE = 28, 14, 470
 TINT = 0.26
 #: Hounsfield window of soft tissue.
 CT_WINDOW = (-160.0, 240.0)
+#: A point of a volume counts as lying in a plane that is so near.
+NEAR_MM = 4.0
 
 
 @attrs.frozen
@@ -57,7 +59,7 @@ def draw(result: Result, case: Case, path: Path, *, title: str = "", prompts: Pr
 
     Parameters
     ----------
-    prompts : what was asked, on the grid of the case; drawn over a picture.
+    prompts : what was asked, on the grid of the case; drawn over it.
 
     Raises
     ------
@@ -67,7 +69,7 @@ def draw(result: Result, case: Case, path: Path, *, title: str = "", prompts: Pr
     if result.illustration is not None:
         picture = result.illustration(title)
     elif isinstance(result, Segmentation) and isinstance(case, Volume):
-        picture = _volume(result, case, title)
+        picture = _volume(result, case, title, prompts)
     elif isinstance(result, Segmentation) and isinstance(case, Image):
         picture = _image(result, case, title, prompts)
     elif isinstance(result, Classification) and isinstance(case, Image):
@@ -129,7 +131,7 @@ def _font(size: int) -> Any:
     return ImageFont.load_default(size=size)
 
 
-def _volume(result: Segmentation, case: Volume, title: str) -> Pillow.Image:
+def _volume(result: Segmentation, case: Volume, title: str, prompts: Prompts | None = None) -> Pillow.Image:
     turn = Turn.to(case.geometry, "RAS")
     voxels, labels = turn.apply(case.voxels), turn.apply(result.labels)
     spacing = turn.target.spacing_mm
@@ -143,6 +145,8 @@ def _volume(result: Segmentation, case: Volume, title: str) -> Pillow.Image:
         across = [a for a in range(3) if a != plane.axis]
         size = (max(1, round(extent[across[0]] * scale)), max(1, round(extent[across[1]] * scale)))
         panel = _overlay(_grey(grey, low, high), found, result.structures, size)
+        if prompts is not None:
+            _prompts_in_plane(panel, prompts, result.structures, turn, plane, centre[plane.axis])
         _letters(panel, plane.letters)
         panels.append((plane, panel))
     width = sum(panel.width for _, panel in panels) + GAP * (len(panels) - 1) + 2 * MARGIN
@@ -202,10 +206,55 @@ def _prompts(panel: Pillow.Image, prompts: Prompts, structures: Sequence[Label],
                 _dashed(pen, start, end, colour)
         for point in item.points:
             x, y = (factor * (v + 0.5) for v in point.at)
-            pen.ellipse((x - 6, y - 6, x + 6, y + 6), fill=colour if point.positive else PANEL, outline=TEXT, width=2)
-            if not point.positive:
-                pen.line((x - 4, y - 4, x + 4, y + 4), fill=TEXT, width=2)
-                pen.line((x - 4, y + 4, x + 4, y - 4), fill=TEXT, width=2)
+            _disc(pen, x, y, colour, positive=point.positive)
+
+
+def _prompts_in_plane(
+    panel: Pillow.Image, prompts: Prompts, structures: Sequence[Label], turn: Turn, plane: Plane, index: int
+) -> None:
+    """Points and boxes of a volume on one of its planes: discs for points within :data:`NEAR_MM` of it and rings for
+    those farther off; boxes where the plane cuts them."""
+    pen = ImageDraw.Draw(panel)
+    colours = {label.name: label.colour for label in structures}
+    across = [a for a in range(3) if a != plane.axis]
+    shape, spacing = turn.target.shape, turn.target.spacing_mm[plane.axis]
+
+    def turned(place: Sequence[float]) -> list[float]:
+        at = [place[a] for a in turn.order]
+        return [n - 1 - v if f else v for v, n, f in zip(at, shape, turn.flipped, strict=True)]
+
+    def shown(at: Sequence[float]) -> tuple[float, float]:
+        x, y = ((shape[a] - 0.5 - at[a]) / shape[a] for a in across)
+        return x * panel.width, y * panel.height
+
+    for item in prompts.objects:
+        colour = colours.get(item.label, TEXT)
+        for box in item.boxes:
+            low, high = turned(box.low), turned(box.high)
+            if min(low[plane.axis], high[plane.axis]) - 0.5 <= index <= max(low[plane.axis], high[plane.axis]) + 0.5:
+                (left, top), (right, bottom) = shown(low), shown(high)
+                for start, end in (
+                    ((left, top), (right, top)), ((right, top), (right, bottom)),
+                    ((right, bottom), (left, bottom)), ((left, bottom), (left, top)),
+                ):  # fmt: skip
+                    _dashed(pen, start, end, colour)
+        for point in item.points:
+            at = turned(point.at)
+            near = abs(at[plane.axis] - index) * spacing <= NEAR_MM
+            _disc(pen, *shown(at), colour, positive=point.positive, full=near)
+
+
+def _disc(
+    pen: ImageDraw.ImageDraw, x: float, y: float, colour: tuple[int, int, int], *, positive: bool, full: bool = True
+) -> None:
+    """A point that belongs to its structure, or, crossed out, does not; ``full`` false: a ring only."""
+    if not full:
+        pen.ellipse((x - 6, y - 6, x + 6, y + 6), outline=colour if positive else FAINT, width=2)
+        return
+    pen.ellipse((x - 6, y - 6, x + 6, y + 6), fill=colour if positive else PANEL, outline=TEXT, width=2)
+    if not positive:
+        pen.line((x - 4, y - 4, x + 4, y + 4), fill=TEXT, width=2)
+        pen.line((x - 4, y + 4, x + 4, y - 4), fill=TEXT, width=2)
 
 
 def _dashed(
