@@ -81,7 +81,11 @@ class Dataset:
     Attributes
     ----------
     options : options of the card in force; its defaults until :func:`omlab.load_dataset` sets what the user gave.
+    published_splits : its authors published the splits, so a leak between them is told as a remark: the files on disk
+        are right nevertheless.
     """
+
+    published_splits = False
 
     def __init__(self, card: DatasetCard) -> None:
         self.card = card
@@ -124,7 +128,7 @@ class Dataset:
         """Names of the classes or structures, in the order of their index."""
         return tuple(label.name for label in self.card.labels)
 
-    def published(self) -> Mapping[str, int]:
+    def published(self, files: Mapping[str, Path], *, root: Path | None = None) -> Mapping[str, int]:
         """Split -> number of cases that its authors name, with the options in force; ``all`` for the sum."""
         return self.card.counts
 

@@ -198,7 +198,7 @@ def _cases(
             cancel.check()
             listener(Progress(bound.name, "verify", number, total, "cases"))
             cases[item.split] += 1
-            _named(item, names, groups, problems)
+            _named(item, names, groups, bound.dataset.published_splits, problems)
             lacking = False
             for path in item.files:
                 if held < HELD:
@@ -221,7 +221,7 @@ def _cases(
     return cases, done
 
 
-def _named(item: Item, names: dict[int, str], groups: dict[int, str], problems: _Collected) -> None:
+def _named(item: Item, names: dict[int, str], groups: dict[int, str], published: bool, problems: _Collected) -> None:
     # Hashes and not texts: a third of the memory, and the odds that two names share one are below one in a billion.
     key = hash(item.name)
     before = names.setdefault(key, "")
@@ -229,11 +229,12 @@ def _named(item: Item, names: dict[int, str], groups: dict[int, str], problems: 
     if before == item.split:
         problems.found("duplicate", item.name, f"there are two cases of this name in {item.split}")
     elif before:
-        problems.found("leak", item.name, f"is in both {before} and {item.split}")
+        problems.found("leak", item.name, f"is in both {before} and {item.split}", error=not published)
     elif item.group:
         before = groups.setdefault(hash(item.group), item.split)
         if before != item.split:
-            problems.found("leak", item.name, f"'{item.group}' has cases in both {before} and {item.split}")
+            what = f"'{item.group}' has cases in both {before} and {item.split}"
+            problems.found("leak", item.name, what, error=not published)
 
 
 def _present(path: Path, item: Item, problems: _Collected) -> bool:
@@ -320,6 +321,6 @@ def _counts(bound: BoundDataset, cases: Counter[str], problems: _Collected) -> N
 
 
 def _wanted(bound: BoundDataset) -> Iterator[tuple[str, int]]:
-    for split, wanted in bound.dataset.published().items():
+    for split, wanted in bound.dataset.published(bound.files, root=bound.root).items():
         if bound.split in (None, split):
             yield split, int(wanted)

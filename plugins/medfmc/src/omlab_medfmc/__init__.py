@@ -1,4 +1,4 @@
-"""MedFMC, an evaluator of omlab."""
+"""MedFMC, an evaluator and five datasets of omlab."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from omlab.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from omlab.cards import EvaluatorCard
+    from omlab.cards import DatasetCard, EvaluatorCard
+    from omlab.dataset import Dataset
     from omlab.evaluator import Evaluator
 
 
@@ -16,3 +17,10 @@ def omlab_evaluator(card: EvaluatorCard) -> Evaluator:
     from omlab_medfmc.evaluator import MedFmc
 
     return MedFmc(card)
+
+
+@hookimpl
+def omlab_dataset(card: DatasetCard) -> Dataset:
+    from omlab_medfmc.dataset import MedFmcSet
+
+    return MedFmcSet(card)

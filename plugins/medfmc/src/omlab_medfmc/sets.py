@@ -63,7 +63,7 @@ def read_labels(path: Path, which: Set) -> dict[str, NDArray[np.int64]]:
         A line has another number of labels, a label is none, an image is there twice.
     """
     found: dict[str, NDArray[np.int64]] = {}
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(text_of(path).splitlines(), start=1):
         if not line.strip():
             continue
         count = len(which.classes) if which.separator == " " else 1
@@ -94,7 +94,7 @@ def read_submission(path: Path, which: Set) -> dict[str, NDArray[np.float64]]:
         A line has another number of scores, a score is no finite number, an image is there twice.
     """
     found: dict[str, NDArray[np.float64]] = {}
-    for number, row in enumerate(csv.reader(io.StringIO(_text(path))), start=1):
+    for number, row in enumerate(csv.reader(io.StringIO(text_of(path))), start=1):
         if not row:
             continue
         name, scores = row[0].strip(), row[1:]
@@ -146,7 +146,8 @@ def _stem(image: str) -> str:
     return image.removesuffix(".png").removesuffix(".jpg")
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """A text file, compressed with gzip or not. Raises :class:`omlab.errors.InputError`."""
     try:
         data = path.read_bytes()
         return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")

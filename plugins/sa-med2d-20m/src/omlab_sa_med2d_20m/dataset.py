@@ -86,11 +86,6 @@ class SaMed2D(Dataset):
             return images
         return masks if self.options["union"] else None
 
-    def published(self) -> Mapping[str, int]:
-        """Only of the whole set."""
-        whole = self._wanted() == Wanted() and self.options["unit"] == "image"
-        return self.card.counts if whole else {}
-
     def problems(self, files: Mapping[str, Path], *, root: Path | None = None) -> Iterator[Problem]:
         """Entries of the index that do not follow the rules, images that are there twice, classes without a name."""
         root = needed(root, self.card.name)
