@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omlab.cases import Image, Message, Sequence, Text, Video, Volume
+from omlab.cases import Image, Message, PatchFeatures, Sequence, Slide, Text, Video, Volume
 from omlab.cases.types import Case
 from omlab.geometry import Geometry
 from omlab.vocabulary import InputKind, Prompt
@@ -67,6 +67,42 @@ def video() -> Video:
     return Video(name="sample", frames_from=_Wandering())
 
 
+def slide() -> Slide:
+    """A pyramid of three levels, 4096 x 3072 pixels of half a micrometre: two pink discs on glass, one with a hole."""
+    from omlab.cases.slide import of_pixels
+
+    return of_pixels(_Discs(), "sample")
+
+
+class _Discs:
+    """Pixels that are computed (:class:`omlab.cases.slide.Pixels`)."""
+
+    levels = ((4096, 3072), (1024, 768), (256, 192))
+    mpp, magnification = (0.5, 0.5), 20.0
+
+    def __init__(self) -> None:
+        self.details: dict[str, object] = {}
+        self.warnings: list[str] = []
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
+        scale = self.levels[0][0] / self.levels[level][0]
+        rows, columns = (scale * axis for axis in np.ogrid[y : y + height, x : x + width])
+        tissue = ((rows - 1500) ** 2 + (columns - 1300) ** 2 < 900**2) & (
+            (rows - 1500) ** 2 + (columns - 1100) ** 2 > 330**2
+        )
+        tissue = tissue | ((rows - 1000) ** 2 + (columns - 3000) ** 2 < 600**2)
+        texture = 12 * np.sin(rows / 9) * np.sin(columns / 11)
+        pink = np.stack([205 + texture, 110 + 2 * texture, 165 + texture], axis=2)
+        return np.where(tissue[:, :, None], pink, 240).astype(np.uint8)
+
+
+def features() -> PatchFeatures:
+    """Features of a 6 x 5 grid of patches, 768 each, deterministic."""
+    values = np.random.default_rng(0).standard_normal((30, 768)).astype(np.float32)
+    coords = np.stack(np.meshgrid(np.arange(6), np.arange(5), indexing="ij"), axis=-1).reshape(-1, 2) * 256
+    return PatchFeatures(name="sample", features=values, coords=coords.astype(np.int64), side=(256, 256))
+
+
 class _Wandering:
     """Frames that are computed (:class:`omlab.cases.video.Frames`)."""
 
@@ -90,6 +126,8 @@ SAMPLES: dict[InputKind, Callable[[], Case]] = {
     InputKind.SEQUENCE: sequence,
     InputKind.TEXT: text,
     InputKind.VIDEO: video,
+    InputKind.FEATURES: features,
+    InputKind.SLIDE: slide,
 }
 
 
@@ -138,7 +176,39 @@ def write_sample(kind: InputKind, folder: Path) -> Path:
         for number, frame in case.frames():
             Picture.fromarray(frame).save(path / f"{number:03d}.png")
         return path
+    if isinstance(case, PatchFeatures):
+        path = folder / "sample.h5"
+        _write_features(case, path)
+        return path
+    if isinstance(case, Slide):
+        path = folder / "sample.tif"
+        _write_pyramid(case, path)
+        return path
     raise ValueError(f"there is no sample of kind {kind}")
+
+
+def _write_features(case: PatchFeatures, path: Path) -> None:
+    from omlab.results.slide_features import FeatureWriter
+
+    assert case.coords is not None
+    writer = FeatureWriter(path, case.coords, case.features.shape[1], {"patch_size": 256, "downsample": [1.0, 1.0]}, 0)
+    writer.append(case.features)
+    writer.finish()
+
+
+def _write_pyramid(case: Slide, path: Path) -> None:
+    """A tiled TIFF, a page a level."""
+    import tifffile
+
+    assert case.mpp is not None
+    with tifffile.TiffWriter(path) as tiff:
+        for level, (width, height) in enumerate(case.levels):
+            pixels_cm = 1e4 / (case.mpp[0] * case.downsamples[level][0])
+            tiff.write(
+                case.pixels_from.read(level, 0, 0, width, height), tile=(256, 256), photometric="rgb",
+                compression="zlib", subfiletype=int(level > 0), resolution=(pixels_cm, pixels_cm),
+                resolutionunit="CENTIMETER",
+            )  # fmt: skip
 
 
 def _write_nifti(case: Volume, path: Path) -> None:
