@@ -191,9 +191,9 @@ def _cases(
     used: dict[str, set[str]] = {}
     seen: dict[str, set[int]] = {}
     held, done = 0, 0
-    total = bound.size()
-    step = 1 if not read or not total else max(1, total // read)
     try:
+        total = bound.size()
+        step = 1 if not read or not total else max(1, total // read)
         for number, item in enumerate(bound.items()):
             cancel.check()
             listener(Progress(bound.name, "verify", number, total, "cases"))
@@ -312,7 +312,7 @@ def _extra(root: Path, used: dict[str, set[str]], problems: _Collected) -> None:
 def _counts(bound: BoundDataset, cases: Counter[str], problems: _Collected) -> None:
     if not cases:
         problems.found("count", bound.name, "has no case")
-    if bound.part is not None:
+    if bound.part is not None or not cases:
         return
     for split, wanted in _wanted(bound):
         have = cases.get(split, 0) if split != "all" else sum(cases.values())
