@@ -220,11 +220,14 @@ def verify_command(
 
 
 def _problems(found: Any) -> None:
-    from omlab.cli.text import seconds, table
+    from omlab.cli.text import seconds
 
-    if found.problems:
-        rows = [[("error" if p.error else "remark"), p.kind, p.where, p.what] for p in found.problems]
-        click.echo(table(["", "kind", "where", "what"], rows))
+    # Lines and no table: a path that is cut where the terminal ends helps nobody.
+    width = max((len(problem.kind) for problem in found.problems), default=0)
+    for problem in found.problems:
+        word = click.style("error ", fg="red") if problem.error else click.style("remark", fg="yellow")
+        where = problem.where.removeprefix(f"{found.root}/") if found.root else problem.where
+        click.echo(f"  {word}  {problem.kind.ljust(width)}  {where}: {problem.what}")
     listed: dict[str, int] = {}
     for problem in found.problems:
         listed[problem.kind] = listed.get(problem.kind, 0) + 1
