@@ -14,7 +14,7 @@ from omlab.errors import InputError, UsageError, require
 from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.model import Context, Model
 from omlab.results import Segmentation
-from omlab_sam_med3d.grid import Grid, normalised
+from omlab_sam_med3d.grid import normalised
 from omlab_sam_med3d.predictor import ABSENT, BATCH, MOST_POINTS, PADDING
 from omlab_sam_med3d.session import SamSession
 
@@ -139,8 +139,8 @@ class SamMed3D(Model):
             raise InputError(
                 f"{case.name}: is {longest / 1000:.3g} m long by its spacing", remedy="Correct the spacing in the file"
             )
-        spacing = float(context.variant.config["spacing_mm"])
-        return SamSession(case, Grid.of(geometry, (spacing,) * 3), int(context.variant.config["side"]))
+        config = context.variant.config
+        return SamSession(case, int(config["side"]), float(config["spacing_mm"]))
 
     def predict(self, case: Case, context: Context) -> Segmentation:
         """One structure for each label of the prompts, on the scan's own grid."""

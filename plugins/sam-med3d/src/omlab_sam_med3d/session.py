@@ -40,14 +40,18 @@ class Memory:
 class SamSession:
     """A scan that is asked again and again. Each cube is shown to the encoder once.
 
+    Everything happens in RAS+ order, so that it does not matter how a file stores its axes.
+
     Parameters
     ----------
-    size : side of the cube in voxels.
-    grid : the network's grid of the scan.
+    size : side of the cube in voxels of ``spacing_mm``.
     """
 
-    def __init__(self, case: Volume, grid: Grid, size: int) -> None:
-        self._case, self._grid, self._size = case, grid, size
+    def __init__(self, case: Volume, size: int, spacing_mm: float) -> None:
+        self._case, self._size = case, size
+        self._turn = case.geometry.canonical()
+        self._voxels = self._turn.apply(case.voxels)
+        self._grid = Grid.of(self._turn.target, (spacing_mm,) * 3)
         self._predictors: dict[tuple[Begin, bool], Predictor | None] = {}
         self._memory: dict[str, Memory] = {}
 
@@ -71,13 +75,13 @@ class SamSession:
         shape = self._case.geometry.shape
         labels = np.zeros(shape, np.uint8 if len(grouped) < 256 else np.uint16)
         # Zeros are not touched where nothing is written, so this costs what the cubes cover.
-        best = np.zeros(shape, np.float32) if len(grouped) > 1 else None
+        best = np.zeros(self._turn.target.shape, np.float32) if len(grouped) > 1 else None
         measurements: dict[str, float] = {}
         for value, (label, items) in enumerate(grouped.items(), 1):
             memory, mask = self._asked(label, items, context)
             region, begin, quality = self._region(label, memory, mask, context)
             with context.stage("restore"):
-                self._write(labels, best, value, region - np.float32(level), begin)
+                self._write(self._turn.apply(labels), best, value, region - np.float32(level), begin)
             self._memory[label] = memory
             measurements[f"{label}_predicted_iou"] = quality
         return Segmentation(
@@ -86,13 +90,13 @@ class SamSession:
         )  # fmt: skip
 
     def _asked(self, label: str, items: Sequence[Object], context: Context) -> tuple[Memory, NDArray[np.bool_] | None]:
-        """Clicks of a label in voxels of the grid, where its cube begins, and its mask on the scan's grid."""
+        """Clicks of a label in voxels of the grid, where its cube begins, and its mask on the scan in RAS+ order."""
         points = [point for item in items for point in item.points]
-        at = self._grid.into(np.array([p.at for p in points], np.float64).reshape(-1, 3))
+        at = self._grid.into(self._turned([p.at for p in points]))
         places = np.clip(np.floor(at + 0.5), 0, np.array(self._grid.shape) - 1).astype(np.int64)
         kinds = np.array([int(p.positive) for p in points], np.int64)
         masks = [item.mask.array for item in items if item.mask is not None and item.mask.array is not None]
-        mask = np.logical_or.reduce(masks) if masks else None
+        mask = self._turn.apply(np.logical_or.reduce(masks)) if masks else None
         before = self._memory.get(label)
         if context.options["refine"]:
             if before is None:
@@ -117,6 +121,12 @@ class SamSession:
                 remedy="Give fewer",
             )
         return memory, mask
+
+    def _turned(self, places: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+        """Positions on the file's grid, [n, 3], in RAS+ order."""
+        at = np.array(places, np.float64).reshape(-1, 3)[:, list(self._turn.order)]
+        last = np.array(self._turn.target.shape) - 1
+        return np.where(self._turn.flipped, last - at, at)
 
     def _begin(
         self, label: str, places: Places, kinds: NDArray[np.int64], mask: NDArray[np.bool_] | None,
@@ -215,7 +225,7 @@ class SamSession:
         clip = bool(context.options["clip_ct"])
         if (begin, clip) not in self._predictors:
             with context.stage("prepare"):
-                cube = self._grid.image(self._case.voxels, begin, (self._size,) * 3)
+                cube = self._grid.image(self._voxels, begin, (self._size,) * 3)
                 image = normalised(np.clip(cube, *CT_RANGE) if clip else cube)
             predictor = None
             if image is not None:
@@ -230,8 +240,8 @@ class SamSession:
         self, labels: NDArray[Any], best: NDArray[np.float32] | None, value: int, region: NDArray[np.float32],
         begin: Begin,
     ) -> None:  # fmt: skip
-        """Logits of a region, minus the level of the threshold, onto the scan: plane by plane, since a fine scan has
-        many more voxels than the region."""
+        """Logits of a region, minus the level of the threshold, onto the scan in RAS+ order: plane by plane,
+        since a fine scan has many more voxels than the region."""
         box, (first, *others), order = self._grid.restore(begin, region.shape)
         turned = region.transpose(order)
         for plane, index in zip(range(box[0].start, box[0].stop), first.tolist(), strict=True):

@@ -17,6 +17,7 @@ import numpy as np
 from omlab.cards import ModelCard, Variant
 from omlab.cases import Volume
 from omlab.errors import InputError, OmlabError
+from omlab.geometry import Geometry
 from omlab.graphs import Graph
 from omlab.loading import EngineChoice, LoadedModel
 from omlab.model import Model
@@ -211,7 +212,7 @@ def geometry(subject: Subject) -> str:
         turn = Turn.to(case.geometry, "PIR")
         turned = attrs.evolve(case, voxels=np.ascontiguousarray(turn.apply(case.voxels)), geometry=turn.target)
         try:
-            asked = sample_prompts(loaded.card.prompts, InputKind.VOLUME)
+            asked = _in_patient(sample_prompts(loaded.card.prompts, InputKind.VOLUME), case.geometry)
             straight, other = loaded(case, prompts=asked), loaded(turned, prompts=asked)
         except InputError as error:
             raise Skipped(f"{loaded.card.name} refuses the synthetic sample: {error.message}") from None
@@ -228,6 +229,22 @@ def geometry(subject: Subject) -> str:
     if not told:
         raise Skipped("no model of the plugin segments volumes")
     return "; ".join(told)
+
+
+def _in_patient(prompts: list[dict[str, Any]] | None, geometry: Geometry) -> list[dict[str, Any]] | None:
+    """Prompts in millimetres in place of voxels: they stay where they are when a file is stored another way."""
+    if prompts is None:
+        return None
+    placed = []
+    for item in prompts:
+        found = {**item, "space": "ras-mm"}
+        if "points" in item:
+            found["points"] = geometry.to_world(item["points"]).tolist()
+        if "boxes" in item:
+            corners = geometry.to_world(np.reshape(item["boxes"], (-1, 2, 3)))
+            found["boxes"] = corners.reshape(-1, 6).tolist()
+        placed.append(found)
+    return placed
 
 
 def bad_inputs(subject: Subject) -> str:
