@@ -10,6 +10,7 @@ from PIL import Image as Picture
 
 import omlab
 from omlab.cli.main import main
+from omlab.errors import InputError
 from omlab.plugins import Registry
 from support import EMBEDDER, EMBEDDER_MANIFEST, SEGMENTER, SEGMENTER_MANIFEST
 
@@ -117,3 +118,81 @@ def test_a_damaged_directory_is_told(probe, photos, tmp_path, capsys):
     (folder / "omlab.toml").write_text("api = 1\n")
     assert main(["run", str(folder), picture, "-o", str(tmp_path / "out")]) == 1
     assert "must hold one [[model]]" in capsys.readouterr().err
+
+
+def _probe(dataset, out, **options):
+    registry = Registry.discover()
+    return omlab.adapt(
+        omlab.load("meancolour", registry=registry), "linear-probe",
+        omlab.load_dataset(f"image-folder:{dataset}", registry=registry), out, options=options, registry=registry,
+    )  # fmt: skip
+
+
+def test_embeddings_are_computed_once(probe, photos, tmp_path):
+    report = _probe(photos, tmp_path / "again", strength=1.0)
+    assert (report["embeddings_computed"], report["embeddings_cached"]) == (0, 52)
+    for file in (tmp_path / "omlab-home" / "embeddings").rglob("*.npz"):
+        file.write_bytes(file.read_bytes()[:100])  # a damaged file is made again
+    report = _probe(photos, tmp_path / "third", strength=1.0)
+    assert report["embeddings_computed"] == 52
+    heads = [(tmp_path / name / "head.safetensors").read_bytes() for name in ("again", "third")]
+    assert heads[0] == heads[1]
+
+
+@pytest.mark.parametrize("adapter", ["nearest-neighbours", "prototypes"])
+def test_neighbours_and_prototypes_run_and_export(adapter, probe, photos, tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    folder = tmp_path / adapter
+    command = ["adapt", "meancolour", "--with", adapter, "--on", f"image-folder:{photos}", "-o", str(folder)]
+    assert main([*command, "--shots", "5", "--seed", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["test_auc"] == 1.0
+    assert report["train_images"] == 10
+    assert report["embeddings_computed"] == 0
+    path = photos / "test" / "warm" / "3.png"
+    expected = omlab.load(folder)(path).probabilities
+    assert main(["export", str(folder), "-o", str(tmp_path / "onnx"), "--json"]) == 0
+    session = onnxruntime.InferenceSession(json.loads(capsys.readouterr().out)["classifier"])
+    image = (np.asarray(Picture.open(path).resize((32, 32)), np.float32) / 255).transpose(2, 0, 1)[None]
+    (logits,) = session.run(None, {"image": np.repeat(image, 2, axis=0)})
+    found = np.exp(logits[0]) / np.exp(logits[0]).sum()
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_same_image_in_two_splits_is_refused_or_dropped(probe, photos, tmp_path):
+    twin = photos / "train" / "cold" / "copy.png"
+    twin.write_bytes((photos / "test" / "cold" / "2.png").read_bytes())
+    with pytest.raises(InputError, match=r"1 train cases are also in the split test .* 'train/cold/copy.png'"):
+        _probe(photos, tmp_path / "leak")
+    report = _probe(photos, tmp_path / "clean", duplicates="drop")
+    assert report["train_images"] == 24
+    assert any("were dropped" in remark for remark in report["remarks"])
+
+
+def test_what_a_dataset_lacks_is_said(probe, photos, tmp_path):
+    import shutil
+
+    (photos / "train" / "warm" / "0.png").write_bytes(b"no image")
+    shutil.rmtree(photos / "val")
+    (photos / "test" / "hot").mkdir()
+    shutil.copy(photos / "test" / "warm" / "0.png", photos / "test" / "hot" / "9.png")
+    shutil.rmtree(photos / "test" / "warm")
+    report = _probe(photos, tmp_path / "lacking")
+    remarks = " ".join(report["remarks"])
+    assert "no training case is of hot" in remarks
+    assert "no test case is of warm" in remarks
+    assert "the dataset has no val split: 4 of 24 training cases were held back" in remarks
+    assert len(report["train_failed"] + report.get("val_failed", [])) == 1
+    assert omlab.load(tmp_path / "lacking")(photos / "train" / "warm" / "1.png").probabilities[1] < 1e-6
+    shutil.rmtree(photos / "train" / "warm")
+    with pytest.raises(InputError, match="training cases of 1 class of 2"):
+        _probe(photos, tmp_path / "one")
+
+
+def test_what_is_asked_wrongly_is_told(probe, photos, tmp_path, capsys):
+    on = ["--on", f"image-folder:{photos}", "-o", str(tmp_path / "new")]
+    assert main(["adapt", "meancolour", "--with", "linear-probe", *on, "--shots", "-1"]) == 2
+    assert "shots cannot be negative" in capsys.readouterr().err
+    assert main(["adapt", "meancolour", "--with", "nearest-neighbours", *on, "--k", "999"]) == 2
+    assert "k lies between 1 and the 24 training cases" in capsys.readouterr().err
+    assert main(["adapt", "meancolour", "--with", "prototypes", *on, "--temperature", "0"]) == 2

@@ -202,7 +202,7 @@ def _tidy(work: Path) -> None:
     """Remove what only a resumption would need; the log stays."""
     folder = work / TRAINING
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.suffix in (".pt", ".npy"):
+        if path.is_file() and path.suffix != ".jsonl":
             path.unlink()
 
 

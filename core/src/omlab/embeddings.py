@@ -67,7 +67,7 @@ class Memory:
         self._new: dict[str, NDArray[np.float32]] = {}
         for path in sorted(folder.glob("*.npz")) if folder.is_dir() else ():
             try:
-                with np.load(path) as file:
+                with open(path, "rb") as opened, np.load(opened) as file:
                     digests, vectors = file["digests"], file["vectors"]
             except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
                 path.unlink(missing_ok=True)

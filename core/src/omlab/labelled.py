@@ -73,7 +73,7 @@ def gather(dataset: BoundDataset, *, shots: int = 0, seed: int = 0, listener: Li
     """The labelled cases of a dataset by split; of the training cases ``shots`` a class, or all for 0.
 
     A dataset without a ``val`` split gives a fifth of each class of its training cases, drawn by ``seed`` and never
-    part of a patient; where that would leave a class without a training case (few shots), nothing is held back.
+    part of a patient; nothing is held back of drawn shots, or where it would leave a class without a training case.
 
     Raises
     ------
@@ -133,8 +133,10 @@ def gather(dataset: BoundDataset, *, shots: int = 0, seed: int = 0, listener: Li
     absent = [name for name, there in zip(classes, present, strict=True) if not there]
     if absent:
         remarks.append(f"no training case is of {', '.join(absent)}: a class that cannot be learnt is never predicted")
-    if not len(val):
-        train, val, remark = _hold_back(train, seed, exclusive)
+    if not len(val) and shots:
+        remarks.append("the dataset has no val split, and of drawn shots none are held back")
+    elif not len(val):
+        train, val, remark = _hold_back(train, seed)
         remarks.append(remark)
     for name, split in (("validation", val), ("test", parts["test"])):
         lacking = [c for c, there in zip(classes, split.targets.any(axis=0), strict=True) if not there]
@@ -160,7 +162,7 @@ def _refuse_leaks(parts: Mapping[str, Split]) -> None:
                     )
 
 
-def _hold_back(train: Split, seed: int, exclusive: bool) -> tuple[Split, Split, str]:
+def _hold_back(train: Split, seed: int) -> tuple[Split, Split, str]:
     """Training cases with a fifth of each class held back, whole patients; and what was done."""
     groups = [item.group or f"case {number}" for number, item in enumerate(train.items)]
     generator = np.random.default_rng([seed, 1])

@@ -144,8 +144,8 @@ class LoadedModel:
         self.graphs: tuple[Graph, ...] = model.graphs(variant)
         asset_card, asset_variant = model.asset_owner(variant)
         assets = asset_variant.weights
-        inherited = model.base_weights(variant)
-        own = inherited | model.own_weights(variant)
+        inherited = model.base_weights(variant) if owner is model else files_of(owner, owner_variant)
+        own = files_of(model, variant)
 
         def ensure_all() -> dict[str, Path]:
             files = ensure(
@@ -332,6 +332,16 @@ class LoadedModel:
     def engines_used(self) -> dict[str, dict[str, Any]]:
         """Graph -> what ran, why it was admitted, and why the others were not."""
         return {name: provided.as_json() for name, provided in self.engines.provided.items()}
+
+
+def files_of(model: Model, variant: Variant) -> dict[str, Path]:
+    """Files beside assets that the graphs of a model depend on, by the name that its ``network`` knows them by: what
+    belongs to the base of an adapted network begins with ``base-``."""
+    owner, owner_variant = model.graph_owner(variant)
+    if owner is not model:
+        return files_of(owner, owner_variant) | model.own_weights(variant)
+    inherited = {f"base-{name}": path for name, path in model.base_weights(variant).items()}
+    return inherited | model.own_weights(variant)
 
 
 def _joined(digest: str | None, files: Mapping[str, Path]) -> str:

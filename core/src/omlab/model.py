@@ -147,9 +147,9 @@ class Model:
         return owner.card, owner_variant
 
     def base_weights(self, variant: Variant) -> dict[str, Path]:
-        """Like :meth:`own_weights`: files of a base that is an adapted model itself, where graphs depend on them."""
-        owner, owner_variant = self.graph_owner(variant)
-        return {} if owner is self else owner.base_weights(owner_variant) | owner.own_weights(owner_variant)
+        """Files of the base of an adapted network, as the base itself calls them, where the graphs depend on them;
+        :meth:`network` is given them with ``base-`` before their names."""
+        return {}
 
     def augment(self, case: Case, generator: np.random.Generator) -> Case:
         """The case as it might have been taken another time, drawn with ``generator``: what training sees of it.

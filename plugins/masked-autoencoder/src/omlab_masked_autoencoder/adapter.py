@@ -146,7 +146,7 @@ def _validate(network: nn.Module, images: Any) -> dict[str, float]:
     count = network.decoder_positions.shape[1] - network.extra  # type: ignore[union-attr, operator]
     total = 0.0
     for start in range(0, len(images), LOOK):
-        batch: Tensor = torch.from_numpy(np.ascontiguousarray(images[start : start + LOOK]))
+        batch: Tensor = torch.from_numpy(np.array(images[start : start + LOOK]))
         noise = torch.rand(len(batch), count, generator=generator)
         total += float(network(batch.to(device), noise.to(device))) * len(batch)
     return {"val_loss": total / len(images)}

@@ -20,7 +20,7 @@ from omlab.results import Embedding, Result
 if TYPE_CHECKING:
     import torch
 
-WIDTH = 192
+WIDTH = 128
 BATCH = {"batch": (1, 1, 256)}
 #: Values in 0..1 are moved and scaled by these, so that those of most images have about mean 0 and variance 1.
 MEAN, STD = 0.5, 0.25
@@ -67,7 +67,7 @@ class SmallVit(Model):
         return self.untrained(graph, variant)
 
     def predict(self, case: Case, context: Context) -> Result:
-        """Embedding [192]. Raises :class:`omlab.errors.InputError` for what is no image or a tiny one."""
+        """Embedding [128]. Raises :class:`omlab.errors.InputError` for what is no image or a tiny one."""
         if not isinstance(case, Image):
             raise InputError(f"{case.name}: small-vit takes an image, found {case.kind}")
         rows, columns = case.pixels.shape[:2]

@@ -11,11 +11,11 @@ from omlab_sdk.networks.vit import EPSILON, Block, PatchEmbed, sincos
 
 #: Of the random numbers that every user begins with.
 SEED = 0
-WIDTH, DEPTH, HEADS, PATCH = 192, 6, 3, 4
+WIDTH, DEPTH, HEADS, PATCH = 128, 6, 4, 4
 
 
 class SmallVisionTransformer(nn.Module):
-    """Image [batch, channels, size, size] to feature [batch, 192].
+    """Image [batch, channels, size, size] to feature [batch, 128].
 
     Positions begin as fixed sines and cosines and may be learnt. ``norm`` is that of a masked autoencoder's encoder, so
     that what pre-training learnt is all used.

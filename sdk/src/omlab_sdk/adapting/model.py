@@ -14,7 +14,7 @@ from omlab.cases import Case
 from omlab.errors import WeightsError, require
 from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.heads import sigmoid, softmax
-from omlab.loading import options_of
+from omlab.loading import files_of, options_of
 from omlab.model import Context, Model
 from omlab.results import Classification, Result
 from omlab_sdk.adapting.capture import only_graph, tensor_of
@@ -77,8 +77,7 @@ class AdaptedModel(Model):
         """Files of the base directory, where a part of its network is left as it was."""
         if not self.adapter.needs_base_weights:
             return {}
-        found = self.base.base_weights(self.base_variant) | self.base.own_weights(self.base_variant)
-        return {f"base-{name}": path for name, path in found.items()}
+        return files_of(self.base, self.base_variant)
 
     def own_weights(self, variant: Variant) -> dict[str, Path]:
         """What was trained."""

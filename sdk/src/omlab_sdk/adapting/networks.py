@@ -34,8 +34,8 @@ class Headed(nn.Module):
         self.network = network
         self.head = Head(width, classes)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return cast(Tensor, self.head(self.network(*inputs)))
+    def forward(self, image: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.network(image)))
 
 
 def plan_head(network: nn.Module, graph: Graph, name: str) -> dict[str, Any]:

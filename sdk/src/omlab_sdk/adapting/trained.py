@@ -143,7 +143,10 @@ class TrainedAdapter(Adapter):
         own = augments_itself(base.model) and options["augment"] != "none"
         change = None if own else Augment.of(options["augment"], options["flip"])
         data = (arrays["train"], splits.train.targets)
-        batches = Arrays(data, min(options["batch"], len(splits.train)), seed=options["seed"], augment=change)
+        batches = Arrays(
+            data, min(options["batch"], len(splits.train)), seed=options["seed"], augment=change,
+            weights=_balance(splits.train.targets) if options["balance"] else None,
+        )  # fmt: skip
         return Augmented(base, splits.train.items, batches) if own else batches
 
     def _settings(self, base: LoadedModel, task: _Task, options: Mapping[str, Any]) -> Settings:
@@ -226,7 +229,7 @@ class _Task:
         found = []
         with torch.no_grad():
             for start in range(0, len(array), LOOK):
-                rows = np.ascontiguousarray(array[start : start + LOOK])
+                rows = np.array(array[start : start + LOOK])  # a copy: torch does not take what cannot be written
                 found.append(network(torch.from_numpy(rows).to(device)).float().cpu().numpy())
         logits = np.concatenate(found)
         return softmax(logits) if self.splits.exclusive else sigmoid(logits)
@@ -256,6 +259,13 @@ class _Task:
         with torch.no_grad():
             head.weight[absent] = 0.0
             head.bias[absent] = NEVER
+
+
+def _balance(targets: Any) -> Any:
+    """[cases] how likely each is drawn, so that all classes come alike often; of several classes the rarest counts,
+    and cases of none are a class of their own."""
+    rows = np.concatenate([targets, targets.sum(axis=1, keepdims=True) == 0], axis=1)
+    return (rows / np.maximum(rows.sum(axis=0), 1)).max(axis=1)
 
 
 def _count(network: nn.Module, learning: bool) -> int:

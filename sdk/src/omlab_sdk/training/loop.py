@@ -286,6 +286,14 @@ class _Run:
             device=str(self.accelerator.device), precision=self.settings.precision, processes=self.world,
         )  # fmt: skip
 
+    def _line(self) -> str:
+        """What the terminal says of the training: the epoch, and how the last one went."""
+        line = f"{self.what}, epoch {self.epoch + 1}"
+        if not self.history:
+            return line
+        monitor = self.settings.monitor or "loss"
+        return f"{line} ({monitor.replace('_', ' ')} {self.history[-1][monitor]:.4g})"
+
     #: A step is under way: the weights may be half changed.
     broken = False
 
@@ -304,7 +312,7 @@ class _Run:
         )  # fmt: skip
         while self.done < self.each:
             self.cancel.check()
-            self.listener(Progress(self.what, f"epoch {self.epoch + 1}", self.step, self.total_steps, "steps"))
+            self.listener(Progress(self._line(), "train", self.step, self.total_steps, "steps"))
             left = min(accumulate, self.places - self.done * accumulate)
             parts = [next(loader) for _ in range(left)]
             self.broken = True
