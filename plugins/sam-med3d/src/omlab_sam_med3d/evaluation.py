@@ -240,6 +240,7 @@ def _run(options: argparse.Namespace, clicks: int) -> dict[str, Any]:
     from omlab.results import write
     from omlab.running import prepare_folder
 
+    found = list(pairs(options.source, options.labels))  # a wrong folder is told before an engine is made
     model = omlab.load("sam-med3d", variant=options.variant, engine=options.engine)
     config = model.variant.config
     evaluation = Evaluation(
@@ -248,7 +249,7 @@ def _run(options: argparse.Namespace, clicks: int) -> dict[str, Any]:
     )  # fmt: skip
     prepare_folder(options.out)
     cases: dict[str, dict[int, Scored]] = {}
-    for scan_path, labels_path in pairs(options.source, options.labels):
+    for scan_path, labels_path in found:
         scan: Any = read(scan_path)
         if not isinstance(scan, Volume):
             raise InputError(f"{scan_path}: is of kind {scan.kind}, a volume was expected")
