@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NET, WINDOW = "net", "window"
 #: Every so many voxels along each axis, logits are given for the comparison of engines.
 SAMPLE = 4
-_SOURCES = ("omlab_stunet.network",)
+_SOURCES = ("omlab_stunet.network", "omlab_sdk.networks.steady")
 
 
 class StuNet(Model):
