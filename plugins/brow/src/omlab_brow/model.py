@@ -160,6 +160,7 @@ def grid_rules(options: Mapping[str, Any]) -> GridRules:
         region = (left, top, right, bottom)
     return GridRules(
         patch=options["patch_size"], step=options["step_size"] or options["patch_size"], inside=options["inside"],
+        shift=options["shift"],
         padding=options["padding"], region=region, single=options["keep_single"],
     )  # fmt: skip
 
