@@ -61,6 +61,7 @@ def segment(
     apart: int | None = None,
     step: float = 0.5,
     mirror: Sequence[int] = (),
+    starts: Sequence[Sequence[int]] | None = None,
     weighted: bool = True,
     softmax: bool = True,
     batch: int = 1,
@@ -76,6 +77,7 @@ def segment(
     volume : [channels, a, b, c], prepared for the network.
     out : label map [a', b', c'], any strides; the same field of view as ``volume`` on another grid or on its own.
     patch, step, weighted, mirror, softmax, head, batch, skip, reuse : see :func:`omlab.inference.sliding.stream`.
+    starts : see :func:`omlab.inference.sliding.plan`.
     classes : number of scores a voxel.
     features : number of features a voxel, if the network gives these and ``head`` is the last layer.
     apart : axis of thick slices, across which the nearest slice's scores are taken; else scores are interpolated
@@ -100,7 +102,7 @@ def segment(
     # Without soft-max the head may come after everything else; fewer numbers are summed where features are fewer.
     late_head = head is not None and not softmax and 0 < features < classes - 1
     numbers = features + 1 if late_head else classes
-    compact, pieces = _pieces(shape, out.shape, patch, step, weighted, early, late, numbers, softmax, memory)
+    compact, pieces = _pieces(shape, out.shape, patch, step, weighted, early, late, numbers, softmax, memory, starts)
 
     def joined() -> NDArray[np.float32]:
         found = head() if callable(head) else head
@@ -138,12 +140,13 @@ def _pieces(
     classes: int,
     softmax: bool,
     memory: float,
+    starts: Sequence[Sequence[int]] | None,
 ) -> tuple[bool, list[_Piece]]:
     """Whether to sum in 16 bits, and the parts of the volume: the first way that fits the memory."""
 
     def pieces_of(cuts: Sequence[int], axis: int | None) -> Iterator[_Piece]:
         for place in _places(target, cuts):
-            yield _piece(shape, patch, step, weighted, early, late, place, axis)
+            yield _piece(shape, patch, step, weighted, early, late, place, axis, starts)
 
     ways = [False] + ([True] if softmax else [])
     whole = list(pieces_of((1, 1, 1), None))
@@ -189,6 +192,7 @@ def _piece(
     late: Sequence[NDArray[np.float64] | None],
     place: tuple[slice, ...],
     axis: int | None,
+    starts: Sequence[Sequence[int]] | None,
 ) -> _Piece:
     own: list[tuple[int, int]] = []
     rest: list[NDArray[np.float64] | None] = []
@@ -202,7 +206,7 @@ def _piece(
         low, high = int(used[0]), int(used[-1]) + 1
         own.append((low, high))
         rest.append(rows[:, low:high])
-    found = plan(shape, patch, step=step, weighted=weighted, onto=early, own=own, axis=axis)
+    found = plan(shape, patch, step=step, weighted=weighted, onto=early, own=own, axis=axis, starts=starts)
     a, b = (d for d in range(3) if d != found.axis)
     planes = place[found.axis].stop - place[found.axis].start
     return _Piece(found, place, Late.of(rest[found.axis], rest[a], rest[b], planes))

@@ -145,6 +145,7 @@ def plan(
     onto: Sequence[NDArray[np.float64] | None] = (None, None, None),
     own: Sequence[tuple[int, int] | None] = (None, None, None),
     axis: int | None = None,
+    starts: Sequence[Sequence[int]] | None = None,
 ) -> Plan:
     """Lay windows over a volume.
 
@@ -157,6 +158,8 @@ def plan(
     onto : for each axis, how cells are made of voxels: [cells, voxels]; ``None`` sums voxels themselves.
     own : for each axis, the cells that are wanted (from, to); windows that do not touch them are left out.
     axis : along which planes follow each other; without, the one that takes least memory.
+    starts : first voxel of the windows along each axis of the padded volume, ascending, in place of those of ``step``;
+        one that is named twice counts twice.
 
     Raises
     ------
@@ -166,7 +169,7 @@ def plan(
     a, b, c = (int(p) for p in patch)
     cut = padding(shape, (a, b, c))
     padded = [n + before + after for n, (before, after) in zip(shape, cut, strict=True)]
-    starts = window_starts(padded, (a, b, c), step)
+    starts = window_starts(padded, (a, b, c), step) if starts is None else starts
     lines: tuple[NDArray[np.float64], ...] = tuple(np.ones(p) for p in (a, b, c))
     if weighted and prod(len(s) for s in starts) > 1:
         lines = gaussian_lines((a, b, c))
