@@ -65,7 +65,7 @@ class SlideClassifier(Adapter):
         bags = Bags(base, folder, listener)
         width = bags.read(splits.train.items[0]).shape[1]
         network = build(options, width, len(splits.classes))
-        drawn = Drawn(bags, splits.train, options, width)
+        drawn = Drawn(bags, splits.train, options)
         listener(Progress(self.card.name, "train"))
         fitted = fit(
             network, self._loss(options), drawn, validate=self._validate(bags, splits, drawn, options),
@@ -152,12 +152,19 @@ class Bags:
         self.base, self.folder, self.listener = base, folder / TRAINING / "features", listener
         self._kept: dict[str, NDArray[np.float32]] = {}
         self._room = KEPT_BYTES
+        self.width = 0  # of the first slide that was read
 
     def read(self, item: Item) -> NDArray[np.float32]:
         """[patch, feature]. Raises :class:`omlab.errors.InputError`."""
         if item.name in self._kept:
             return self._kept[item.name]
         features = self._features(item)
+        self.width = self.width or features.shape[1]
+        if features.shape[1] != self.width:
+            raise InputError(
+                f"{item.name}: has {features.shape[1]} features a patch, others have {self.width}",
+                remedy="Use features of one encoder",
+            )
         if features.nbytes <= self._room:
             self._kept[item.name] = features
             self._room -= features.nbytes
@@ -186,10 +193,10 @@ class Bags:
 class Drawn:
     """Batches of one slide: all of them in a new order each epoch, or drawn so that every class comes as often."""
 
-    def __init__(self, bags: Bags, split: Split, options: Mapping[str, Any], width: int) -> None:
+    def __init__(self, bags: Bags, split: Split, options: Mapping[str, Any]) -> None:
         from omlab_sdk.training import Arrays
 
-        self.bags, self.split, self.width, self.epoch = bags, split, width, 0
+        self.bags, self.split, self.epoch = bags, split, 0
         self.least = options["k"] if options["network"] in ("sb", "mb") else 1
         labels = split.targets.argmax(axis=1)
         weights = (len(labels) / np.bincount(labels, minlength=split.targets.shape[1]))[labels]
@@ -206,11 +213,6 @@ class Drawn:
         chosen = int(self._order.order(epoch)[index])
         item = self.split.items[chosen]
         features = self.bags.read(item)
-        if features.shape[1] != self.width:
-            raise InputError(
-                f"{item.name}: has {features.shape[1]} features a patch, others have {self.width}",
-                remedy="Use features of one encoder",
-            )
         if len(features) < self.least:
             raise InputError(
                 f"{item.name}: has {len(features)} patches, at least {self.least} are needed",

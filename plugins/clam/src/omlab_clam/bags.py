@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def read(path: Path) -> PatchFeatures:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: does not exist") from None
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, struct.error, pickle.UnpicklingError) as error:
         raise InputError(f"{path.name}: is damaged or more than a tensor: {str(error).splitlines()[0]}") from None
     if not isinstance(found, torch.Tensor) or found.ndim != 2:
         raise InputError(f"{path.name}: holds no tensor [patch, feature]")
