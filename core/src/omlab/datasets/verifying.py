@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Endings that download programs give to what is not finished.
 UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".aria2", ".incomplete", ".filepart", ".!ut")
+#: Endings of lists and notes, which lie beside cases by right.
+LISTS = (".csv", ".tsv", ".txt", ".json", ".xml", ".md")
 #: Problems of one kind that are listed; the rest is counted.
 LISTED = 50
 #: The record at the end of a zip: signature, number of the part that it is in, and 16 bytes more.
@@ -294,7 +296,7 @@ def difference(case: Any, truth: Any) -> str:
 
 
 def _extra(root: Path, used: dict[str, set[str]], problems: _Collected) -> None:
-    """Files beside those of cases that no case uses. Tables and notes at the top are none of its business."""
+    """Files beside those of cases that no case uses. Lists, notes and what lies at the top are none of its business."""
     import os
 
     for folder, names in used.items():
@@ -303,7 +305,9 @@ def _extra(root: Path, used: dict[str, set[str]], problems: _Collected) -> None:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name[0] != "." and entry.name not in names and entry.is_file():
+                    if entry.name[0] == "." or entry.name in names or entry.name.endswith(LISTS):
+                        continue
+                    if entry.is_file():
                         problems.found("extra", entry.path, "belongs to no case", error=False)
         except OSError:
             continue  # that its files are missing has been told
