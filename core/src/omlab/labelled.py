@@ -82,7 +82,8 @@ def gather(dataset: BoundDataset, *, shots: int = 0, seed: int = 0, listener: Li
         training cases.
     """
     classes = dataset.classes
-    known = dataset.dataset.card.splits or ("train",)
+    parted = bool(dataset.dataset.card.splits)
+    known = dataset.dataset.card.splits if parted else ("train",)
     found: dict[str, tuple[list[Item], list[NDArray[np.float32]]]] = {
         name: ([], []) for name in ("train", "val", "test")
     }
@@ -91,10 +92,10 @@ def gather(dataset: BoundDataset, *, shots: int = 0, seed: int = 0, listener: Li
     for name in found:
         if name not in known:
             continue
-        for number, item in enumerate(dataset.items(name)):
+        for number, item in enumerate(dataset.items(name if parted else None)):
             if number % 1000 == 0:
                 listener(Progress(f"{dataset.name} {name}", "read", number, None, "labels"))
-            if item.split not in ((name,) if dataset.dataset.card.splits else (name, "all")):
+            if item.split not in ((name,) if parted else (name, "all")):
                 continue
             truth = item.truth()
             if not isinstance(truth, Classification):
