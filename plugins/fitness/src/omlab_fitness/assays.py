@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from omlab.errors import InputError
+from omlab.results import Result, Scores
 
 #: Draws of one block of the bootstrap, in numbers.
 _HELD = 1 << 22
@@ -71,6 +72,28 @@ def column_of(path: Path, column: str) -> dict[str, float]:
         raise InputError(f"{path}: does not exist, a table of mutants was expected") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
+    return found
+
+
+def values_of(name: str, result: Result, column: str) -> dict[str, float]:
+    """Mutant -> value of a column of a table of scores.
+
+    Raises
+    ------
+    omlab.errors.InputError
+        It is no table with these columns, a mutant is there twice, a value is no finite number.
+    """
+    columns = result.columns if isinstance(result, Scores) else {}
+    lacking = next((key for key in ("mutant", column) if key not in columns), None)
+    if lacking is not None:
+        raise InputError(f"{name}: the answer has no column '{lacking}', a table of mutants was expected")
+    mutants, values = [str(m) for m in columns["mutant"]], np.asarray(columns[column], np.float64)
+    found = dict(zip(mutants, values.tolist(), strict=True))
+    if len(found) != len(mutants):
+        raise InputError(f"{name}: {len(mutants) - len(found)} mutants are there twice")
+    odd = next((mutant for mutant, value in found.items() if not math.isfinite(value)), None)
+    if odd is not None:
+        raise InputError(f"{name}: '{column}' of {odd} is no finite number")
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ import scipy
 from numpy.typing import NDArray
 
 from omlab.errors import InputError, UsageError
-from omlab.evaluator import Evaluator
+from omlab.evaluator import Evaluator, Pair
 from omlab.report import Report, Value
 from omlab.weights.store import sha256_of
-from omlab_fitness.assays import Assay, column_of, draws, join, spearman
+from omlab_fitness.assays import Assay, column_of, draws, join, spearman, values_of
 
 
 class FitnessEvaluator(Evaluator):
@@ -34,27 +34,57 @@ class FitnessEvaluator(Evaluator):
             raise UsageError(
                 f"fitness takes scores and measurements, found {len(files)} paths", remedy="omlab score fitness S DMS"
             )
+        digests: dict[str, str] = {}
+
+        def assays() -> Iterator[Assay]:
+            for name, scores, fitness in _pairs(*files):
+                predicted, measured = (
+                    column_of(scores, options["prediction"]),
+                    column_of(fitness, options["measurement"]),
+                )
+                digests.update(
+                    {f"scores/{scores.name}": sha256_of(scores), f"fitness/{fitness.name}": sha256_of(fitness)}
+                )
+                yield join(name, predicted, measured, partial=options["partial"])
+
+        return self._report(assays(), options, digests)
+
+    def score(self, pairs: Iterable[Pair], options: Mapping[str, Any]) -> Report:
+        """Scores of a model beside the measurements of a dataset, an assay a pair: tables with a column ``mutant``.
+
+        Raises
+        ------
+        omlab.errors.InputError
+            A table lacks a column, or does not fit its partner.
+        """
+
+        def assays() -> Iterator[Assay]:
+            for pair in pairs:
+                yield join(
+                    pair.name,
+                    values_of(pair.name, pair.prediction, options["prediction"]),
+                    values_of(pair.name, pair.reference, options["measurement"]),
+                    partial=options["partial"],
+                )
+
+        return self._report(assays(), options, {})
+
+    def _report(self, assays: Iterable[Assay], options: Mapping[str, Any], digests: Mapping[str, str]) -> Report:
         if options["rounds"] < 0:
             raise UsageError("fitness takes rounds of 0 or more")
         summary: dict[str, Value] = {}
         cases: list[dict[str, Any]] = []
         warnings: list[str] = []
-        digests: dict[str, str] = {}
-        for name, scores, fitness in _pairs(*files):
-            assay = join(
-                name,
-                column_of(scores, options["prediction"]),
-                column_of(fitness, options["measurement"]),
-                partial=options["partial"],
-            )
+        for assay in assays:
             row = _row(assay, options)
             cases.append(row)
-            summary[f"{name}/spearman"] = Value(
+            summary[f"{assay.name}/spearman"] = Value(
                 value=row["spearman"], low=row["low"], high=row["high"], n=row["mutants"]
             )
             if assay.left_out:
-                warnings.append(f"{name}: {assay.left_out} mutants are in only one of the files and were left out")
-            digests |= {f"scores/{scores.name}": sha256_of(scores), f"fitness/{fitness.name}": sha256_of(fitness)}
+                warnings.append(f"{assay.name}: {assay.left_out} mutants are in only one of the files and were left out")
+        if not cases:
+            return Report(evaluator=self.card.name, title=self.card.title, summary={}, options=dict(options))
         values = np.array([row["spearman"] for row in cases])
         low, high = _interval(_means(values, options)) if len(cases) > 2 else (None, None)
         average = float(values.mean())
@@ -65,7 +95,7 @@ class FitnessEvaluator(Evaluator):
             options={**options, "ties": "mean rank", "interval": "percentile bootstrap, 95 %"},
             environment={
                 "plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__,
-                "scipy": scipy.__version__, "files": digests,
+                "scipy": scipy.__version__, "files": dict(digests),
             },
             machine={
                 "assays": {row["assay"]: {k: v for k, v in row.items() if k != "assay"} for row in cases},
