@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -95,6 +96,8 @@ def command(
             click.echo("interrupted: what was done is kept, the same command with --resume goes on", err=True)
         raise
     listener.clear()
+    if int(os.environ.get("RANK", "0")):
+        return  # of several processes on several devices the first one speaks
     if as_json:
         click.echo(json.dumps(report, indent=2))
         return
