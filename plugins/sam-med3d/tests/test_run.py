@@ -68,7 +68,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(capsys, *arguments) -> tuple[int, dict, str]:
-    code = main(["run", "sam-med3d", *map(str, arguments), "--engine", "torch", "--json"])
+    code = main(["run", "sam-med3d", *map(str, arguments), "--engine", "torch", "--threads", "1", "--json"])
     captured = capsys.readouterr()
     return code, json.loads(captured.out) if captured.out else {}, captured.err
 
@@ -102,7 +102,7 @@ def test_command_line(tmp_path: Path, scan: Path, capsys) -> None:
 
 def test_flipped_files_give_the_same_mask(tmp_path: Path, scan: Path) -> None:
     """The same head, its axes stored the other way round."""
-    model = omlab.load("sam-med3d", engine="torch")
+    model = omlab.load("sam-med3d", engine="torch", threads=1)
     image = nibabel.load(scan)
     voxels = np.asarray(image.dataobj)
     affine = image.affine.copy()
@@ -118,7 +118,7 @@ def test_flipped_files_give_the_same_mask(tmp_path: Path, scan: Path) -> None:
 
 def test_a_session_looks_once(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Further clicks near the first need no encoder; refining equals giving the clicks one after another."""
-    model = omlab.load("sam-med3d", engine="torch")
+    model = omlab.load("sam-med3d", engine="torch", threads=1)
     session = model.open(scan)
     first = session(point=(48, 40, 12), label="x")
     shown = len(session._session._predictors)
@@ -142,7 +142,7 @@ def test_a_session_looks_once(scan: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_windows_reach_farther(tmp_path: Path) -> None:
     """The centre is as before; what lies within 48 mm around the cube is added."""
-    model = omlab.load("sam-med3d", engine="torch")
+    model = omlab.load("sam-med3d", engine="torch", threads=1)
     large = np.pad(phantom(64), ((70, 70), (0, 0), (0, 0))).astype(np.float32) + 1
     path = _save(tmp_path / "large.nii.gz", large)
     asked = {"objects": [{"points": [[100, 32, 32]]}]}
@@ -165,13 +165,13 @@ def test_windows_reach_farther(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_prompts(scan: Path, prompts, options, message: str) -> None:
-    model = omlab.load("sam-med3d", engine="torch")
+    model = omlab.load("sam-med3d", engine="torch", threads=1)
     with pytest.raises((UsageError, InputError), match=message):
         model(scan, prompts=prompts and {"objects": prompts}, **options)
 
 
 def test_odd_scans(tmp_path: Path) -> None:
-    model = omlab.load("sam-med3d", engine="torch")
+    model = omlab.load("sam-med3d", engine="torch", threads=1)
     asked = {"objects": [{"points": [[0, 0, 0]]}]}
     tiny = _save(tmp_path / "tiny.nii.gz", np.arange(1, 28, dtype=np.int16).reshape(3, 3, 3))
     assert model(tiny, prompts=asked).labels.shape == (3, 3, 3)

@@ -137,9 +137,12 @@ def stretch(patch: Array, p0: float, p1: float) -> Array:
     """Values between two percentiles to 0.1..0.9, those below and above to what is left of 0..1."""
     v0, v1 = np.percentile(patch, p0), np.percentile(patch, p1)
     low, high = patch.min(), patch.max()
+    if not v1 > v0:  # a constant patch, say of air, has nothing to stretch
+        return patch
     found = (patch - v0) / (v1 - v0) * 0.8 + 0.1
-    found = np.where(patch < v0, (patch - low) * 0.1 / (v0 - low) if v0 > low else 0.0, found)
-    return np.where(patch > v1, 0.9 + 0.1 * (patch - v1) / (high - v1) if high > v1 else 1.0, found)
+    if v0 > low:
+        found = np.where(patch < v0, (patch - low) * 0.1 / (v0 - low), found)
+    return np.where(patch > v1, 0.9 + 0.1 * (patch - v1) / (high - v1), found) if high > v1 else found
 
 
 def gamma(patch: Array, exponent: float) -> Array:
