@@ -172,6 +172,17 @@ def test_patience_ends_it_and_the_best_epoch_stays():
         fit(nn.Linear(6, 2), _loss, Arrays(_data(), 25), settings=settings)
 
 
+def test_equal_figures_are_told_apart_by_a_second():
+    figures = iter([(0.7, 0.5), (0.7, 0.3), (0.7, 0.4), (float("nan"), 0.1)])
+
+    def validate(network):
+        return dict(zip(("score", "loss_there"), next(figures), strict=True))
+
+    settings = Settings(epochs=4, monitor="score", second="loss_there")
+    fitted = fit(nn.Linear(6, 2), _loss, Arrays(_data(), 25), validate=validate, settings=settings)
+    assert fitted.best_epoch == 2
+
+
 def test_half_precision_leaves_the_network_as_it_was():
     network = _network()
     forward = network.forward

@@ -159,8 +159,8 @@ class TrainedAdapter(Adapter):
             epochs=options["epochs"], lr=rate, min_lr=min(1e-6, rate / 10), warmup_epochs=options["warmup_epochs"],
             weight_decay=options["weight_decay"], layer_decay=options.get("layer_decay", 1.0),
             accumulate=options["accumulate"], clip=options["clip"] or None, precision=options["precision"],
-            monitor=task.monitor, smaller=task.monitor == "val_loss", patience=options["patience"] or None,
-            seed=options["seed"], device=device,
+            monitor=task.monitor, smaller=task.monitor == "val_loss", second="val_loss",
+            patience=options["patience"] or None, seed=options["seed"], device=device,
         )  # fmt: skip
 
     def _report(self, network: nn.Module, fitted: Fitted, task: _Task, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -159,7 +159,7 @@ class _Run:
         self.step = 0  # of all epochs
         self.total = self.terms = 0.0  # loss of the epoch so far, and of how many batches
         self.history: list[dict[str, Any]] = []
-        self.best: tuple[float, int] | None = None  # figure, epoch
+        self.best: tuple[float, int, float] | None = None  # figure, epoch, second figure
         self.best_weights: dict[str, Tensor] | None = None
         self.resumed_at: int | None = None
         self.seconds = 0.0  # of the present epoch, before an interruption
@@ -380,7 +380,7 @@ class _Run:
         if monitor is not None:
             if monitor not in row:
                 raise UsageError(f"{self.what}: validation gave no '{monitor}', it gave {', '.join(row)}")
-            self._judge(float(row[monitor]))
+            self._judge(float(row[monitor]), float(row.get(self.settings.second or "", 0.0)))
         self.history.append(row)
         self.log.write(
             self.step, {"epoch": self.epoch + 1, **{f"epoch/{k}": v for k, v in row.items() if k != "epoch"}}
@@ -406,12 +406,12 @@ class _Run:
             found = broadcast_object_list([found])[0]
         return found
 
-    def _judge(self, value: float) -> None:
+    def _judge(self, value: float, second: float) -> None:
         """Is this epoch the best so far? A figure that is no number never is."""
-        smaller = self.settings.smaller
-        before = self.best[0] if self.best else (math.inf if smaller else -math.inf)
-        if (value < before if smaller else value > before) or (self.best is None and not math.isnan(value)):
-            self.best = (value, self.epoch + 1)
+        sign = -1.0 if self.settings.smaller else 1.0
+        before = (sign * self.best[0], -self.best[2]) if self.best else (-math.inf, -math.inf)
+        if not math.isnan(value) and (self.best is None or (sign * value, -second) > before):
+            self.best = (value, self.epoch + 1, second)
             if self.main:
                 self.best_weights = states.copied(states.learning(self.network))
                 if self.folder is not None:

@@ -41,6 +41,7 @@ class Settings:
         a GPU.
     monitor : the figure of ``validate`` that is best when greatest (smallest with ``smaller``); the best epoch's
         weights are kept. ``None`` keeps the last.
+    second : a figure of ``validate`` by which epochs of equal ``monitor`` are told apart, best when smallest.
     patience : epochs without a better figure after which the training ends; ``None`` goes through all.
     seed : of dropout and the like; the same seed, device and threads give the same weights.
     device : ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -62,6 +63,7 @@ class Settings:
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     monitor: str | None = None
     smaller: bool = False
+    second: str | None = None
     patience: int | None = None
     seed: int = 0
     device: str = "auto"
