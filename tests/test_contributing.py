@@ -54,7 +54,7 @@ def test_the_walk_works_as_written(environment, tmp_path):
     assert list((tmp_path / "dist").glob("omlab_lung_nodules-*.whl"))
 
 
-@pytest.mark.parametrize("kind", ["classifier", "evaluator"])
+@pytest.mark.parametrize("kind", ["classifier", "evaluator", "dataset"])
 def test_the_other_kinds_pass_the_contract_as_made(kind, environment, tmp_path):
     environment = {**environment, "OMLAB_HOME": str(tmp_path / "home"), "PIP_NO_DEPS": "1"}
     name = f"made-{kind}"
@@ -81,7 +81,7 @@ def test_bad_names_and_full_folders_are_refused(tmp_path, capsys):
 def test_templates_hold_no_leftovers(tmp_path):
     from omlab_sdk.scaffold import create
 
-    for kind in ("classifier", "segmenter-3d", "evaluator"):
+    for kind in ("classifier", "segmenter-3d", "evaluator", "dataset"):
         for path in create("some-thing", kind, tmp_path / kind):
             text = path.read_text("utf-8")
             assert "[[[" not in text

@@ -12,7 +12,7 @@ import click
 @click.argument("name")
 @click.option(
     "--kind",
-    type=click.Choice(["classifier", "segmenter-3d", "evaluator"]),
+    type=click.Choice(["classifier", "segmenter-3d", "evaluator", "dataset"]),
     default="classifier",
     show_default=True,
     help="What the plugin contributes.",
