@@ -124,6 +124,32 @@ def test_slices_that_may_not_be_skipped_are_counted() -> None:
     assert sum(runs) == 5 * 4
 
 
+def test_windows_where_a_model_wants_them() -> None:
+    """Starts of a model's own; one that is named twice counts twice."""
+    volume = np.random.default_rng(0).standard_normal((1, 12, 9, 9)).astype(np.float32)
+    starts = ((0, 3, 4, 4), (0, 1), (0, 1))
+    weights, sums = np.zeros((12, 9, 9)), np.zeros((2, 12, 9, 9))
+    importance = gaussian((8, 8, 8)).astype(np.float64)
+    calls = []
+
+    def network(windows: np.ndarray) -> np.ndarray:
+        """Scores that tell where in a window a voxel lies, so that it matters how windows overlap."""
+        calls.append(len(windows))
+        ramp = np.arange(8, dtype=np.float32)[None, None, :, None, None]
+        return np.concatenate([windows + ramp, windows * ramp], axis=1)
+
+    for a, b, c in np.array(np.meshgrid(*starts, indexing="ij")).reshape(3, -1).T.tolist():
+        place = (slice(a, a + 8), slice(b, b + 8), slice(c, c + 8))
+        sums[(slice(None), *place)] += network(volume[(slice(None), *place)][None])[0] * importance
+        weights[place] += importance
+    calls.clear()
+    laid = plan((12, 9, 9), (8, 8, 8), starts=starts, axis=0)
+    planes = list(stream(volume, laid, network, softmax=False, reuse=False))
+    found = np.stack([plane.scores.transpose(1, 0, 2) for plane in planes], axis=1)
+    assert sum(calls) == 16
+    assert np.allclose(found, sums / weights, atol=1e-5)
+
+
 def test_skipped_windows_are_background() -> None:
     volume = np.ones((1, 40, 8, 8), np.float32)
     out = np.full((40, 8, 8), 9, np.uint8)

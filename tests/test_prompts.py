@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import attrs
 import nibabel
 import numpy as np
 import pytest
@@ -275,6 +276,7 @@ def test_a_stamp_changes_with_the_prompts_and_their_files(tmp_path) -> None:
 # --- through the platform ---------------------------------------------------------------------------------------------
 
 POINTER = """
+import attrs
 import numpy as np
 from omlab import Label, Model, Segmentation, hookimpl
 
@@ -413,3 +415,33 @@ def test_values_are_immutable() -> None:
     prompts = Prompts(objects=[Object(points=[Point((1, 2))])])
     with pytest.raises(AttributeError):
         prompts.objects = ()
+
+
+def test_prompts_are_drawn_on_volumes(volume, tmp_path) -> None:
+    """A point lies at the same place of the picture however the file stores its axes, and near planes show it full."""
+    from PIL import Image as Picture
+
+    from omlab.geometry import Turn
+    from omlab.results import Label, Segmentation
+    from omlab.results.picture import draw
+
+    def drawn(case, point, name: str, box=None) -> np.ndarray:
+        labels = np.zeros(case.voxels.shape, np.uint8)
+        result = Segmentation(labels=labels, structures=[Label(value=1, name="object")], geometry=case.geometry)
+        asked = None if point is None else make(point=point, box=box).on(case)
+        return np.asarray(Picture.open(draw(result, case, tmp_path / f"{name}.png", prompts=asked))).astype(int)
+
+    place = [n // 3 for n in volume.voxels.shape]
+    plain, marked = drawn(volume, None, "plain"), drawn(volume, place, "marked")
+    assert (plain != marked).any()
+    boxed = drawn(volume, place, "boxed", [0, 0, 0, *(n - 1 for n in volume.voxels.shape)])
+    assert (boxed != marked).sum() > 50
+    turn = Turn.to(volume.geometry, "PSR")
+    other = attrs.evolve(volume, voxels=np.ascontiguousarray(turn.apply(volume.voxels)), geometry=turn.target)
+    at = [place[a] for a in turn.order]
+    at = [n - 1 - v if f else v for v, n, f in zip(at, turn.target.shape, turn.flipped, strict=True)]
+    # The middle of an even number of voxels is another one from the other side, so a plane may differ; the marks not.
+    there = [np.argwhere((image != without).any(axis=2)).mean(axis=0) for image, without in (
+        (marked, plain), (drawn(other, at, "turned"), drawn(other, None, "turned-plain")),
+    )]  # fmt: skip
+    assert np.abs(there[0] - there[1]).max() < 15
