@@ -262,6 +262,7 @@ def load_dataset(
     if root is not None and not root.is_dir():
         raise InputError(f"{root} is not a folder", remedy=f"Name the folder that '{card.name}' shall read")
     dataset = registry.load(Kind.DATASET, card.name)
+    dataset.listener = listener
     given = {**named.options, **(options or {})}
     if given:
         dataset.options = typed(card, given)

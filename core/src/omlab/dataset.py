@@ -11,6 +11,7 @@ import attrs
 
 from omlab.cards import DatasetCard
 from omlab.errors import UsageError
+from omlab.progress import Listener, silent
 
 if TYPE_CHECKING:
     from omlab.cases import Case
@@ -83,12 +84,17 @@ class Dataset:
     options : options of the card in force; its defaults until :func:`omlab.load_dataset` sets what the user gave.
     published_splits : its authors published the splits, so a leak between them is told as a remark: the files on disk
         are right nevertheless.
+    tells_extra : files that lie beside those of cases and belong to none are worth a remark; not so where options
+        choose among the files of a case.
+    listener : told of work that takes long before the first case, say an index.
     """
 
     published_splits = False
+    tells_extra = True
 
     def __init__(self, card: DatasetCard) -> None:
         self.card = card
+        self.listener: Listener = silent
         self.options: Mapping[str, Any] = {
             option.name.replace("-", "_"): list(option.default or ()) if option.many else option.default
             for option in card.options

@@ -27,6 +27,8 @@ class Bids(Dataset):
     subject; all is ``all`` without one.
     """
 
+    tells_extra = False
+
     def classes(self, root: Path | None = None) -> tuple[str, ...]:
         """Values of the option ``column``, else the names of ``dseg.tsv``."""
         root = needed(root, self.card.name)

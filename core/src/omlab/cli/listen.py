@@ -19,6 +19,9 @@ _WORDS = {
     "write": "writing",
     "train": "training",
     "embed": "embedding",
+    "index": "indexing (once)",
+    "verify": "verifying",
+    "count": "counting",
 }
 
 
@@ -37,7 +40,11 @@ class TerminalListener:
         if not self._live:
             # Without a terminal only what may take minutes is told, once.
             line = f"{event.what.partition(':')[0]}: {words}"
-            if not self._quiet and event.stage in {"download", "export", "build", "train"} and line not in self._told:
+            if (
+                not self._quiet
+                and event.stage in {"download", "export", "build", "train", "index"}
+                and line not in self._told
+            ):
                 self._told.add(line)
                 sys.stderr.write(line + "\n")
             return

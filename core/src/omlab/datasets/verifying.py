@@ -213,7 +213,8 @@ def _cases(
             _read(item, problems, seen)
     except OmlabError as error:
         problems.found("layout", str(bound.root or bound.name), error.message)
-    if bound.root is not None and bound.split is None and bound.part is None and held < HELD:
+    whole = bound.split is None and bound.part is None and held < HELD
+    if whole and bound.root is not None and bound.dataset.tells_extra:
         _extra(bound.root, used, problems)
     if read is None and seen:
         for split, values in seen.items():

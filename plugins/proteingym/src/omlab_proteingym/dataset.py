@@ -26,6 +26,8 @@ class ProteinGym(Dataset):
     A model that has an option ``mutants`` is run with the assay's own.
     """
 
+    tells_extra = False
+
     def items(self, files: Mapping[str, Path], *, split: str | None = None, root: Path | None = None) -> Iterator[Item]:
         """Assays in order of their names."""
         root = needed(root, self.card.name)

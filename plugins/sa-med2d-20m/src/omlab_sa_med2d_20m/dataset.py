@@ -44,6 +44,8 @@ class SaMed2D(Dataset):
     is how SAM-Med2D counts. Each object is asked for with the box of its mask.
     """
 
+    tells_extra = False
+
     _opened: tuple[Path, Index] | None = None
     _named: tuple[Path, dict[str, dict[int, str]]] | None = None
 
@@ -52,7 +54,7 @@ class SaMed2D(Dataset):
         root = needed(root, self.card.name)
         if self._opened is None or self._opened[0] != root:
             cache = Settings.from_environment().home / "indices" / self.card.name
-            self._opened = (root, open_index(root / MASKS, cache))
+            self._opened = (root, open_index(root / MASKS, cache, listener=self.listener))
         return self._opened[1]
 
     def class_names(self, root: Path) -> dict[str, dict[int, str]]:

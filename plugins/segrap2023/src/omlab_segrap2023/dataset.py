@@ -33,6 +33,8 @@ class SegRap(Dataset):
     that split, all others are ``train``.
     """
 
+    tells_extra = False
+
     def classes(self, root: Path | None = None) -> tuple[str, ...]:
         """Structures of the task, or the one that is asked for."""
         chosen = self.options["structure"]
