@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from omlab.cases import Case
 from omlab.dataset import BoundDataset, Item
-from omlab.errors import InputError, UsageError
+from omlab.errors import InputError
 from omlab.progress import Listener, Progress, silent
 from omlab.results import Classification
 from omlab.shots import draw
@@ -270,10 +270,3 @@ def area(scores: NDArray[Any], positive: NDArray[np.bool_]) -> float | None:
     _, inverse, sizes = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(sizes) - (sizes - 1) / 2)[inverse]
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * others))
-
-
-def check_policy(policy: str) -> str:
-    """``policy`` for duplicates, if it is one. Raises :class:`omlab.errors.UsageError`."""
-    if policy not in ("refuse", "drop"):
-        raise UsageError(f"duplicates are refused or dropped, found '{policy}'", remedy="Use refuse or drop")
-    return policy
