@@ -9,6 +9,7 @@ import pytest
 from omlab.cards import DatasetCard, Licence
 from omlab.cases import Image
 from omlab.dataset import BoundDataset, Dataset, Item
+from omlab.embeddings import Memory
 from omlab.errors import InputError
 from omlab.labelled import area, case_digest, figures, gather, without_duplicates
 from omlab.results import Classification
@@ -123,6 +124,22 @@ def test_the_digest_of_a_case_is_of_what_a_model_sees():
     assert case_digest(image) == case_digest(attrs.evolve(image, name="b"))
     assert case_digest(image) != case_digest(attrs.evolve(image, pixels=np.zeros((4, 3), np.uint8)))
     assert case_digest(image) != case_digest(attrs.evolve(image, bits=7))
+
+
+def test_embeddings_of_two_processes_are_joined_and_what_is_damaged_is_left_out(tmp_path):
+    first, second = Memory(tmp_path), Memory(tmp_path)
+    first.put("aa" * 32, np.float32([1, 2]))
+    second.put("bb" * 32, np.float32([3, 4]))
+    first.write()
+    second.write()
+    (tmp_path / ".1-half.npz").write_bytes(b"being written")
+    (tmp_path / "damaged.npz").write_bytes(b"PK")
+    third = Memory(tmp_path)
+    assert third.get("aa" * 32).tolist() == [1, 2]
+    assert third.get("bb" * 32).tolist() == [3, 4]
+    assert third.get("cc" * 32) is None
+    assert sorted(p.name[0] for p in tmp_path.iterdir())[0] == "."  # another process's work is left alone
+    assert not (tmp_path / "damaged.npz").exists()
 
 
 def test_figures_agree_with_scikit_learn():

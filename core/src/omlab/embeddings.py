@@ -13,6 +13,7 @@ import os
 import secrets
 import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,12 +66,13 @@ class Memory:
         self.folder = folder
         self._known: dict[str, NDArray[np.float32]] = {}
         self._new: dict[str, NDArray[np.float32]] = {}
-        for path in sorted(folder.glob("*.npz")) if folder.is_dir() else ():
+        for path in sorted(folder.glob("[!.]*.npz")) if folder.is_dir() else ():  # those with a dot are being written
             try:
                 with open(path, "rb") as opened, np.load(opened) as file:
                     digests, vectors = file["digests"], file["vectors"]
             except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
                 continue
             self._known.update(zip((bytes(d).hex() for d in digests), vectors, strict=True))
 
