@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
@@ -212,3 +213,20 @@ def test_the_api_resumes_only_with_a_folder(root: Path) -> None:
     bound = omlab.load_dataset(f"image-masks:{root}")
     with pytest.raises(UsageError, match="without a folder"):
         omlab.evaluate(registry_model, bound, "segmentation", resume=True, registry=registry_model._registry)
+
+
+def test_a_case_brings_options_of_its_own_and_those_of_the_user_go_first(root: Path) -> None:
+    model = omlab.load("thresholder", engine="torch")
+    plain = omlab.load_dataset(f"image-masks:{root}")
+
+    class Own(omlab.Dataset):
+        def items(self, files: Any, *, split: Any = None, root: Any = None) -> Any:
+            for item in plain.items():
+                yield attrs.evolve(item, options={"level": 1000.0, "of-another-model": 1})
+
+    bound = omlab.BoundDataset(dataset=Own(plain.dataset.card), files={}, root=root)
+    found = [
+        omlab.evaluate(model, bound, "segmentation", options=options, registry=model._registry).report
+        for options in ({}, {"level": 100.0})
+    ]
+    assert [report.summary["bright/dice"].value for report in found] == [0.0, pytest.approx(0.9, abs=0.1)]

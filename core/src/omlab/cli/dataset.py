@@ -16,6 +16,8 @@ from omlab.errors import OutputError, UsageError
 from omlab.vocabulary import Kind, Modality, Task
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+#: Problems of a kind that a terminal gets.
+_SHOWN = 10
 _HELP = """NAME is a dataset, NAME:PATH one in a folder of yours; options stand between: NAME,OPTION=VALUE:PATH."""
 
 
@@ -224,16 +226,17 @@ def _problems(found: Any) -> None:
 
     # Lines and no table: a path that is cut where the terminal ends helps nobody.
     width = max((len(problem.kind) for problem in found.problems), default=0)
-    for problem in found.problems:
-        word = click.style("error ", fg="red") if problem.error else click.style("remark", fg="yellow")
-        where = problem.where.removeprefix(f"{found.root}/") if found.root else problem.where
-        click.echo(f"  {word}  {problem.kind.ljust(width)}  {where}: {problem.what}")
     listed: dict[str, int] = {}
     for problem in found.problems:
         listed[problem.kind] = listed.get(problem.kind, 0) + 1
+        if listed[problem.kind] > _SHOWN:
+            continue
+        word = click.style("error ", fg="red") if problem.error else click.style("remark", fg="yellow")
+        where = problem.where.removeprefix(f"{found.root}/") if found.root else problem.where
+        click.echo(f"  {word}  {problem.kind.ljust(width)}  {where}: {problem.what}")
     for kind, count in found.totals.items():
-        if count > listed.get(kind, 0):
-            click.echo(f"  and {count - listed.get(kind, 0):,} more of kind '{kind}'")
+        if count > _SHOWN:
+            click.echo(f"  and {count - _SHOWN:,} more of kind '{kind}'")
     cases = ", ".join(f"{split} {count:,}" for split, count in found.cases.items()) or "no case"
     verdict = click.style("whole", fg="green") if found.whole else click.style("not whole", fg="red")
     click.echo(f"{found.dataset}: {verdict}; {cases}; {found.read:,} read in {seconds(found.seconds)}")
