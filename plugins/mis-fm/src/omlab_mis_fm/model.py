@@ -129,8 +129,6 @@ class MisFm(Model):
             codes = case.geometry.orientation if options["orientation"] == "file" else options["orientation"]
             turn = Turn.to(case.geometry, codes)
             volume = self._normalised(turn.apply(case.voxels).T[None], options)
-            labels = np.zeros_like(case.voxels, dtype=np.uint8)
-            out = turn.apply(labels).T
         run = _Runner(context.engines["net"])  # made or loaded here, which is no part of the stage
         shape = volume.shape[1:]
         starts = starts_of(shape, *fitted(shape, WINDOW, STRIDE))
@@ -140,8 +138,9 @@ class MisFm(Model):
             # The card's one label is of networks with background and foreground.
             known = self.card.labels if classes == 2 and not context.variant.labels else context.variant.labels
             names = class_names(classes, known, options["names"])
+            labels = np.zeros_like(case.voxels, dtype=np.uint8 if classes <= 256 else np.uint16)
             report = segment(
-                volume, out, WINDOW, run, classes=classes, softmax=False, starts=starts,
+                volume, turn.apply(labels).T, WINDOW, run, classes=classes, softmax=False, starts=starts,
                 mirror=(1, 2) if options["flips"] else (), memory=options["memory"] * 1e9,
                 done=lambda done, total: context.progress("network", done, total, "windows"),
             )  # fmt: skip

@@ -133,9 +133,11 @@ class Evaluation:
         by_click: list[float] = []
         seen = False
         for window in windows_of(grid.shape, centre, cube, around=self.windows, stride=reach or STRIDE):
+            if window.empty and window.begin != centre:
+                continue
             truth = grid.labels(mask, window.begin, cube).astype(bool)
             found = self._cube(scan, grid, window.begin, truth, random)
-            if found is None or (window.empty and window.begin != centre):
+            if found is None:
                 continue
             seen = True
             masks, overlaps = found

@@ -135,12 +135,20 @@ class SamSession:
         """Where the cube begins: around the points that belong to the label and its mask; where it was, while they
         are well within."""
         own = places[kinds == 1]
+        spread = int(np.ptp(own, axis=0).max()) + 1 if len(own) else 0
+        if spread > self._size:
+            spacing = max(self._grid.spacing)
+            raise InputError(
+                f"{self._case.name}: points of '{label}' lie {spread * spacing:.0f} mm apart, the network sees "
+                f"{self._size * spacing:.0f} mm at once",
+                remedy="Give them labels of their own, and join the structures afterwards",
+            )
         if mask is not None:
             box = box_of(mask)
             assert box is not None  # empty masks are refused where prompts are placed
             corners = np.floor(self._grid.into(np.stack(box)) + 0.5).astype(np.int64)
             corners = np.clip(corners, 0, np.array(self._grid.shape) - 1)
-            # A mask may be larger than the cube; points must fit.
+            # A mask may be larger than the cube, which then shows its middle, or the points; points must fit.
             if len(own) == 0 or np.ptp(np.concatenate([own, corners]), axis=0).max() < self._size:
                 own = np.concatenate([own, corners])
         if not len(own):
@@ -150,16 +158,7 @@ class SamSession:
             )
         if mask is None and before is not None and self._within(own, before.begin, self._size // (128 // MARGIN)):
             return before.begin
-        low, high = own.min(axis=0), own.max(axis=0)
-        spread = int((high - low).max()) + 1
-        if spread > self._size and mask is None:
-            spacing = max(self._grid.spacing)
-            raise InputError(
-                f"{self._case.name}: points of '{label}' lie {spread * spacing:.0f} mm apart, the network sees "
-                f"{self._size * spacing:.0f} mm at once",
-                remedy="Give them labels of their own, and join the structures afterwards",
-            )
-        return centred(low, high, (self._size,) * 3)
+        return centred(own.min(axis=0), own.max(axis=0), (self._size,) * 3)
 
     def _within(self, places: Places, begin: Begin, margin: int) -> bool:
         inside = places - np.array(begin)
