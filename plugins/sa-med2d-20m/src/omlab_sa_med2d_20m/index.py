@@ -18,6 +18,7 @@ Opening maps the arrays: it takes milliseconds and no memory that grows with the
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 from array import array
@@ -99,6 +100,7 @@ class Index:
     folder: Path
     header: dict[str, Any]
     arrays: dict[str, NDArray[Any]]
+    maps: tuple[mmap.mmap, ...] = ()
 
     @property
     def images(self) -> int:
@@ -130,6 +132,13 @@ class Index:
             found = np.flatnonzero(keep)
             if len(found):
                 yield found + start
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Pages that were looked at need not stay: going through all would hold the whole index."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for pages in self.maps:
+                pages.madvise(mmap.MADV_DONTNEED)
 
     def count(self, wanted: Wanted) -> tuple[int, int]:
         """Images and masks that are wanted."""
@@ -236,16 +245,21 @@ def _read(folder: Path, stamp: list[int]) -> Index | None:
         header = json.loads((folder / "header.json").read_text("utf-8"))
         if header.get("form") != FORM or header.get("stamp") != stamp:
             return None
-        arrays = {}
+        arrays: dict[str, NDArray[Any]] = {}
+        maps = []
         for name, kind in _ARRAYS.items():
             path = folder / f"{name}.bin"
             if path.stat().st_size != header["bytes"][name]:
                 return None
-            empty = not header["bytes"][name]
-            arrays[name] = np.empty(0, kind) if empty else np.memmap(path, kind, "r")
+            if not header["bytes"][name]:  # nothing can be mapped of an empty file
+                arrays[name] = np.empty(0, kind)
+                continue
+            with open(path, "rb") as file:
+                maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            arrays[name] = np.frombuffer(maps[-1], kind)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Index(folder, header, arrays)
+    return Index(folder, header, arrays, tuple(maps))
 
 
 class _Writer:
