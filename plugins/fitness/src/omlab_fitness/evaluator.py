@@ -82,7 +82,8 @@ class FitnessEvaluator(Evaluator):
                 value=row["spearman"], low=row["low"], high=row["high"], n=row["mutants"]
             )
             if assay.left_out:
-                warnings.append(f"{assay.name}: {assay.left_out} mutants are in only one of the files and were left out")
+                what = "mutants are in only one of the files and were left out"
+                warnings.append(f"{assay.name}: {assay.left_out} {what}")
         if not cases:
             return Report(evaluator=self.card.name, title=self.card.title, summary={}, options=dict(options))
         values = np.array([row["spearman"] for row in cases])
