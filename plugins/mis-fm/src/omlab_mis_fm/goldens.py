@@ -91,7 +91,9 @@ def _tiles(golden: Golden) -> Arrays:
     if not config.get("sliding_window_enable", True):
         sizes = image.shape[2:], image.shape[2:]
     volumes = [
-        logits_of(volume, run, *sizes, tta=int(config.get("tta_mode", 0)), batch=int(config["sliding_window_batch"]))
+        logits_of(
+            volume, run, *sizes, tta=int(config.get("tta_mode", 0)), batch=int(config.get("sliding_window_batch", 1))
+        )
         for volume in image
     ]
     return {"logits": np.stack(volumes)}

@@ -153,15 +153,21 @@ def _loop(golden: Golden) -> Arrays:
     found: Arrays = {}
     if _has(golden, "gt"):
         random = np.random.RandomState(int(golden.meta["seed"]))
-        found |= _clicked(predictor, golden.input("gt"), int(golden.meta["num_clicks"]), random)
+        found |= _clicked(predictor, golden.input("gt"), int(golden.meta["num_clicks"]), random, _rule(golden))
     middle = predictor.size // 2
     found["no_gt_low_res"] = predictor.decode([[middle] * 3], [1]).low[None, None]
     return found
 
 
-def _clicked(predictor: Predictor, truth: NDArray[Any], clicks: int, random: np.random.RandomState) -> Arrays:
+def _rule(golden: Golden) -> protocol.Rule:
+    return protocol.ritm_click if "ritm" in str(golden.meta.get("method", "random")).lower() else protocol.random_click
+
+
+def _clicked(
+    predictor: Predictor, truth: NDArray[Any], clicks: int, random: np.random.RandomState, rule: protocol.Rule
+) -> Arrays:
     found: Arrays = {}
-    for number, (given, answer) in enumerate(predictor.simulate(truth, clicks, random)):
+    for number, (given, answer) in enumerate(predictor.simulate(truth, clicks, random, rule=rule)):
         found[f"low_res_{number}"] = answer.low[None, None]
         found[f"coords_{number}"] = found["click_coords"] = np.array([[place for place, _ in given]])
         found[f"labels_{number}"] = found["click_labels"] = np.array([[label for _, label in given]])
@@ -251,7 +257,7 @@ def _whole(golden: Golden) -> Arrays:
         begin, cube, truth = _cubes(image, label == value, grid, size)
         if not truth.any():
             continue
-        one = _clicked(_predictor(sam, cube[None, None]), truth, int(golden.meta["num_clicks"]), random)
+        one = _clicked(_predictor(sam, cube[None, None]), truth, int(golden.meta["num_clicks"]), random, _rule(golden))
         prediction[_restored(grid, begin, one["mask"]) == 1] = value
         for number in range(int(golden.meta["num_clicks"])):
             found |= {f"{n}_{calls + number}": one[f"{n}_{number}"] for n in ("coords", "labels", "low_res")}

@@ -93,7 +93,13 @@ class Predictor:
         return self.decode(at, kinds, mask if answer is None else answer.low)
 
     def simulate(
-        self, truth: NDArray[np.generic], clicks: int, random: np.random.RandomState, *, older: bool = False
+        self,
+        truth: NDArray[np.generic],
+        clicks: int,
+        random: np.random.RandomState,
+        *,
+        older: bool = False,
+        rule: protocol.Rule = protocol.random_click,
     ) -> Iterator[tuple[list[protocol.Click], Answer]]:
         """Clicks drawn from a reference mask of the cube, and the answer after each.
 
@@ -101,6 +107,7 @@ class Predictor:
         ----------
         older : as upstream's validation script of 2023: the first two clicks by the RITM rule, the next one drawn
             where the logit is not above 0.5, and only the newest click given.
+        rule : draws the clicks, unless ``older``.
 
         Yields
         ------
@@ -110,8 +117,8 @@ class Predictor:
         given: list[protocol.Click] = []
         low = None
         for number in range(clicks):
-            rule = protocol.ritm_click if older and number < 2 else protocol.random_click
-            click = rule(before, truth, random)
+            chosen = (protocol.ritm_click if number < 2 else protocol.random_click) if older else rule
+            click = chosen(before, truth, random)
             given = [click] if older else [*given, click]
             answer = self.decode([place for place, _ in given], [label for _, label in given], low)
             low = answer.low

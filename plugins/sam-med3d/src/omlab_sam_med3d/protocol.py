@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,10 @@ from numpy.typing import NDArray
 
 from omlab.errors import InputError
 
+#: Place in voxels, and label.
 Click = tuple[tuple[int, int, int], int]
+#: Mask so far, reference and source of chance to a click.
+Rule = Callable[[NDArray[Any], NDArray[Any], np.random.RandomState], Click]
 
 
 def _wrong(before: NDArray[Any], truth: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
