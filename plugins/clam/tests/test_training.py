@@ -27,8 +27,9 @@ WIDTH = 192
 
 
 @pytest.fixture
-def base(tmp_path: Path):
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """BROW's smallest size with name-seeded weights, fetched by hand like any other file."""
+    monkeypatch.setenv("OMLAB_HOME", str(tmp_path / "home"))
     from omlab_brow.network import SIZES, VisionTransformer
 
     path = tmp_path / "tiny.pth"

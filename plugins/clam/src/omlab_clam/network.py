@@ -220,7 +220,7 @@ class MaxMIL(_Pooling):
     def forward(self, bag: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.classifier(bag)
         probabilities = torch.softmax(logits, dim=1)
-        top = probabilities[:, 1].argmax(dim=0, keepdim=True)
+        top = probabilities[:, 1:].argmax(dim=0)  # two axes until here: some engines want that
         return logits.index_select(0, top), probabilities.transpose(0, 1)
 
 
@@ -240,7 +240,7 @@ class MaxMILMany(_Pooling):
         hidden = self.fc(bag)
         logits = torch.cat([classifier(hidden) for classifier in self.classifiers], dim=1)
         probabilities = torch.softmax(logits, dim=1)
-        top = probabilities.amax(dim=1).argmax(dim=0, keepdim=True)
+        top = probabilities.amax(dim=1, keepdim=True).argmax(dim=0)
         return logits.index_select(0, top), probabilities.transpose(0, 1)
 
 
