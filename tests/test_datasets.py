@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from PIL import Image as Pillow
@@ -436,3 +437,20 @@ def test_half_downloaded_archives_are_found(hand: None, tmp_path: Path) -> None:
     (root / "split.z01").write_bytes(b"PK")
     found = kinds(f"hand:{root}")
     assert found["unfinished"] == ["cut.zip", "empty.tar", "next.zip.part"] and found["missing"] == ["split.z02"]
+
+
+def test_a_defect_of_a_plugin_is_a_problem_of_one_case(hand: None, tmp_path: Path) -> None:
+    root = tmp_path / "hand"
+    for name in "ab":
+        picture(root / "images" / f"{name}.png"), mask(root / "masks" / f"{name}.png")
+    (root / "index.json").write_text("{}")
+    bound = omlab.load_dataset(f"hand:{root}")
+    items = bound.dataset.items
+    bound.dataset.items = lambda *a, **k: (  # type: ignore[method-assign]
+        attrs.evolve(item, read=lambda: 1 / 0) if item.name == "a.png" else item for item in items(*a, **k)
+    )
+    found = verify(bound)
+    assert [(p.where, p.what.partition(":")[0]) for p in found.problems if p.kind == "damaged"] == [
+        ("a.png", "ZeroDivisionError")
+    ]
+    assert found.read == 2

@@ -257,15 +257,16 @@ def _read(item: Item, problems: _Collected, seen: dict[str, set[int]]) -> None:
     from omlab.cases import Image, Volume
     from omlab.results import Segmentation
 
+    kind = "damaged"
     try:
         case = item.case()
-    except OmlabError as error:
-        problems.found("damaged", item.name, error.message)
-        return
-    try:
+        kind = "reference"
         truth = item.truth()
     except OmlabError as error:
-        problems.found("reference", item.name, error.message)
+        problems.found(kind, item.name, error.message)
+        return
+    except Exception as error:  # a plugin's defect must not end the other cases
+        problems.found(kind, item.name, f"{type(error).__name__}: {error}; a defect of the plugin or of omlab")
         return
     if not isinstance(truth, Segmentation):
         return
