@@ -159,7 +159,7 @@ def extract(
 
     Parameters
     ----------
-    prepare : patches [patch, row, column, RGB] uint8 to the encoder's input; called from several threads at once.
+    prepare : a patch [1, row, column, RGB] uint8 to the encoder's input; called from several threads at once.
     compute : the encoder's input to features [patch, width].
     identity : what decides the features beside slide and plan: weights, preparation.
     batch : patches that go through the encoder together.
@@ -178,10 +178,15 @@ def extract(
 
     def load(start: int) -> NDArray[np.float32]:
         stop = min(start + batch, total)
-        tiles = np.empty((stop - start, made.patch, made.patch, 3), np.uint8)
+        inputs: NDArray[np.float32] | None = None
+        # One patch at a time: it stays in the processor's cache from the tile to the encoder's input.
         for number, corner in enumerate(made.coords[start:stop]):
-            tiles[number] = made.read(slide, corner)
-        return prepare(tiles)
+            one = prepare(made.read(slide, corner)[None])[0]
+            if inputs is None:
+                inputs = np.empty((stop - start, *one.shape), one.dtype)
+            inputs[number] = one
+        assert inputs is not None
+        return inputs
 
     workers = min(readers or usable_cpus(), MOST_READERS)
     try:
