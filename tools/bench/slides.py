@@ -62,7 +62,7 @@ def measure(case: str, way: str, path: Path, patches: int, home: Path) -> dict[s
     # A square part of the middle: patches that lie near each other, as on a real slide.
     middle = np.abs(made.coords - SIDE // 2).max(axis=1).argsort(kind="stable")[:patches]
     made = attrs.evolve(made, coords=made.coords[np.sort(middle)])
-    compute: Callable[[np.ndarray], np.ndarray] = lambda image: image[:, :, 112, 112]  # noqa: E731
+    compute: Callable[[np.ndarray], np.ndarray] = lambda image: image[:, :, 112, 112].copy()  # noqa: E731
     width, context, engine = 3, None, ""
     if case != "reading":
         loaded = model_of(case, home)
