@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omlab_segmentation import metrics, surfels
+from omlab_segmentation import metrics, surfaces, surfels
 
 GOLDENS = Path(__file__).parents[3] / "tests" / "goldens"
 
@@ -42,7 +42,8 @@ def _equal(ours: float, theirs: object, tolerance: float) -> None:
 @pytest.mark.parametrize(("case", "values", "prediction", "reference"), list(_cases()))
 class TestAgainstLibraries:
     def test_overlap(self, case, values, prediction, reference):
-        counts = metrics.joint_counts(prediction.astype(np.uint8), reference.astype(np.uint8), [1])[0]
+        counts = metrics.joint_counts(prediction.astype(np.uint8), reference.astype(np.uint8))
+        counts = counts.get(1, metrics.Counts(0, 0, 0))
         assert (counts.prediction, counts.reference, counts.both) == tuple(values["counts"].values())
         _equal(counts.dice, values["surface_distance"]["dice"], 1e-12)
         _equal(counts.dice, values["nnunet"]["Dice"], 1e-12)
@@ -67,7 +68,8 @@ class TestAgainstLibraries:
 
     def test_areas(self, case, values, prediction, reference):
         for mask, key in ((prediction, "area_pred"), (reference, "area_ref")):
-            area = surfels.surfels(mask, case["spacing"])[1].sum()
+            found = surfaces.elements(mask.view(np.uint8), case["spacing"])
+            area = surfaces.of(found, 1, mask.ndim).sizes.sum()
             assert area == pytest.approx(values["surface_distance"][key], rel=1e-9, abs=1e-12)
 
 

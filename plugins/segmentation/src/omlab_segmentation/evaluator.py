@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 
 from omlab.errors import InputError, UsageError
@@ -14,7 +15,7 @@ from omlab.evaluator import Evaluator, Pair
 from omlab.geometry import Turn
 from omlab.report import Report, Value
 from omlab.results import Segmentation
-from omlab_segmentation import metrics
+from omlab_segmentation import metrics, surfaces
 
 NAMES = ("dice", "iou", "hd95_mm", "nsd")
 
@@ -70,20 +71,18 @@ class SegmentationEvaluator(Evaluator):
             spacing, volume = (1.0,) * b.ndim, None
             _once(warnings, "images have no spacing here: distances are in pixels")
         if options["binary"]:
-            a, b, structures = (a > 0).astype(np.uint8), (b > 0).astype(np.uint8), {1: "foreground"}
-        else:
-            structures = _structures(prediction, reference, a, b)
-        counts = metrics.joint_counts(a, b, list(structures))
-        for (value, name), count in zip(structures.items(), counts, strict=True):
+            a, b = (a > 0).view(np.uint8), (b > 0).view(np.uint8)
+        a, b, spacing = _in_memory_order(a, b, spacing)
+        counts = metrics.joint_counts(a, b)
+        structures = {1: "foreground"} if options["binary"] else _structures(prediction, reference, counts)
+        found = _Found.of(a, b, spacing, voxels=options["hd95"] != "surfel")
+        for value, name in structures.items():
+            count = counts.get(value, metrics.Counts(0, 0, 0))
             row: dict[str, Any] = {"case": pair.name, "structure": name, "label": value}
             row |= {"dice": count.dice, "iou": count.iou}
-            mask_a, mask_b = a == value, b == value
-            elements = metrics.Surfaces.of_surfels(mask_a, mask_b, spacing)
-            if options["hd95"] == "surfel":
-                row["hd95_mm"] = metrics.hausdorff(elements, rule="surfel")
-            else:
-                voxels = metrics.Surfaces.of_voxels(mask_a, mask_b, spacing)
-                row["hd95_mm"] = metrics.hausdorff(voxels, rule=options["hd95"])
+            elements, voxels = found.between(value)
+            rule = options["hd95"]
+            row["hd95_mm"] = metrics.hausdorff(elements if voxels is None else voxels, rule=rule)
             row["nsd"] = metrics.surface_dice(elements, options["tolerance_mm"])
             if options["both_empty"] == "one" and not count.prediction and not count.reference:
                 row |= {"dice": 1.0, "iou": 1.0, "nsd": 1.0}
@@ -91,6 +90,31 @@ class SegmentationEvaluator(Evaluator):
             if volume is not None:
                 row |= {"ml_prediction": count.prediction * volume, "ml_reference": count.reference * volume}
             yield row
+
+
+@attrs.frozen(eq=False)
+class _Found:
+    """Surfaces of all structures of both label maps."""
+
+    spacing: tuple[float, ...]
+    elements: tuple[Any, Any]
+    voxels: tuple[Any, Any] | None
+
+    @classmethod
+    def of(cls, a: Any, b: Any, spacing: tuple[float, ...], *, voxels: bool) -> _Found:
+        box = surfaces.content(a, b)
+        a, b = a[box], b[box]
+        elements = (surfaces.elements(a, spacing), surfaces.elements(b, spacing))
+        return cls(spacing, elements, (surfaces.voxels(a), surfaces.voxels(b)) if voxels else None)
+
+    def between(self, label: int) -> tuple[metrics.Surfaces, metrics.Surfaces | None]:
+        """Distances between surface elements of a structure, and between surface voxels where they are wanted."""
+
+        def distances(pair: tuple[Any, Any]) -> metrics.Surfaces:
+            one, other = (surfaces.of(given, label, len(self.spacing)) for given in pair)
+            return metrics.Surfaces.between(one, other, self.spacing)
+
+        return distances(self.elements), None if self.voxels is None else distances(self.voxels)
 
 
 def _once(warnings: list[str], text: str) -> None:
@@ -119,15 +143,20 @@ def _mm(spacing: Iterable[float]) -> str:
     return " x ".join(f"{s:.3g}" for s in spacing) + " mm"
 
 
-def _structures(prediction: Segmentation, reference: Segmentation, a: Any, b: Any) -> dict[int, str]:
+def _in_memory_order(a: Any, b: Any, spacing: tuple[float, ...]) -> tuple[Any, Any, tuple[float, ...]]:
+    """The same with the axis that is slowest in memory first, for the reference's sake; no figure depends on it."""
+    order = sorted(range(b.ndim), key=lambda axis: -abs(b.strides[axis]))
+    return a.transpose(order), b.transpose(order), tuple(spacing[axis] for axis in order)
+
+
+def _structures(prediction: Segmentation, reference: Segmentation, present: Iterable[int]) -> dict[int, str]:
     """Value -> name of all structures that either side names or has voxels of; the reference's names first, but a
     file without names takes the other's."""
     named: dict[int, str] = {}
     for label in (*prediction.structures, *reference.structures):
         if label.value not in named or label.name != f"label {label.value}":
             named[label.value] = label.name
-    present = (set(np.unique(a).tolist()) | set(np.unique(b).tolist())) - {0}
-    return {value: named.get(value, f"label {value}") for value in sorted(set(named) | present)}
+    return {value: named.get(value, f"label {value}") for value in sorted({*named, *present})}
 
 
 def _read_pairs(prediction: Path, reference: Path) -> Iterator[Pair]:

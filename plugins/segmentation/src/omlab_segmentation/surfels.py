@@ -71,21 +71,6 @@ def areas(spacing: Sequence[float]) -> NDArray[np.float64]:
     return by_code
 
 
-def codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Code at every corner of ``mask``, one more along each axis than voxels; outside of the array is background."""
-    weights = _WEIGHTS_3D if mask.ndim == 3 else _WEIGHTS_2D
-    padded = np.pad(mask, 1).view(np.uint8)
-    result = np.zeros([n + 1 for n in mask.shape], np.uint8)
-    for corner in product((0, 1), repeat=mask.ndim):
-        window = tuple(slice(c, c + n + 1) for c, n in zip(corner, mask.shape, strict=True))
-        result += padded[window] * np.uint8(weights[corner])
-    return result
-
-
-def surfels(mask: NDArray[np.bool_], spacing: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Positions [n, axes] in mm (up to a constant offset) and areas [n] of the surfels of ``mask``."""
-    found = codes(mask)
-    full = 255 if mask.ndim == 3 else 15
-    where = np.nonzero((found != 0) & (found != full))
-    positions = np.stack(where, axis=1) * np.asarray(spacing, dtype=np.float64)
-    return positions, areas(spacing)[found[where]]
+def weights(axes: int) -> NDArray[np.integer]:
+    """Weight of each of the 2 x 2 (x 2) voxels around a corner in its code."""
+    return _WEIGHTS_3D if axes == 3 else _WEIGHTS_2D

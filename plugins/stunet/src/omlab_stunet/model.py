@@ -75,6 +75,10 @@ class StuNet(Model):
             require(module, needed_for="making the engine of stunet", install="omlab-stunet[convert]")
         from omlab_stunet.checkpoint import load
 
+        if not variant.weights:
+            from omlab_stunet.network import initialise
+
+            return self.as_graph(graph, initialise(self._built(variant)))
         (asset,) = variant.weights
         return self.as_graph(graph, load(self._built(variant), files[asset.id], asset.key))
 
@@ -82,8 +86,24 @@ class StuNet(Model):
         """The network of ``graph`` as constructed."""
         return self.as_graph(graph, self._built(variant))
 
+    def recipe(
+        self, variant: Variant, files: Mapping[str, Path], outputs: int, *, state: Any = None, **changes: Any
+    ) -> Any:
+        """How it learns (:class:`omlab_sdk.segmenters.Tunable`): nnU-Net's recipe with all weights but the heads'."""
+        from omlab_stunet import tuning
+
+        return tuning.recipe(variant, files, outputs, state=state, **changes)
+
+    def tuned(self, graph: Graph, variant: Variant, state: Mapping[str, Any]) -> torch.nn.Module:
+        """The network of ``graph`` with trained weights."""
+        from omlab_sdk.checkpoints import load_into
+
+        network = self._built(variant)
+        load_into(network, state, name=f"the weights of '{self.card.name}'")
+        return self.as_graph(graph, network)
+
     def _classes(self, variant: Variant) -> int:
-        return len(variant.labels or self.card.labels) + 1
+        return max(label.value for label in variant.labels or self.card.labels) + 1
 
     def _built(self, variant: Variant) -> Any:
         from omlab_stunet.network import STUNet

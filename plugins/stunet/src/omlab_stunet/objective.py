@@ -41,13 +41,19 @@ class SoftDice(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         probabilities = torch.softmax(logits, dim=1)
-        truth = torch.zeros_like(probabilities).scatter_(1, target.long(), 1)
-        over = (*((0,) if self.batch else ()), *range(2, logits.ndim))
-        hits = (probabilities * truth).sum(over)
-        false = (probabilities * (1 - truth)).sum(over)
-        missed = ((1 - probabilities) * truth).sum(over)
-        dice = (2 * hits + self.smooth) / (2 * hits + false + missed + self.smooth + 1e-8)
-        return -dice[..., 1:].mean()
+        target = target.long()
+        # A voxel counts for one class: with its probability of that class alone no map of the truth is needed, which
+        # would be as large as the logits. The sums are long: double precision.
+        own = probabilities.gather(1, target).flatten(1).double()
+        places = target.flatten(1)
+        empty = own.new_zeros(logits.shape[:2])
+        hits = empty.scatter_add(1, places, own)
+        truth = empty.scatter_add(1, places, torch.ones_like(own))
+        found = probabilities.flatten(2).sum(2, dtype=torch.float64)
+        if self.batch:
+            hits, truth, found = hits.sum(0), truth.sum(0), found.sum(0)
+        dice = (2 * hits + self.smooth) / (found + truth + self.smooth + 1e-8)
+        return -dice[..., 1:].mean().to(logits.dtype)
 
 
 class DiceAndCrossEntropy(nn.Module):

@@ -1,0 +1,99 @@
+"""What a segmenter of volumes defines so that it can be fine-tuned on other structures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import attrs
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from omlab.cards import Variant
+    from omlab.cases import Volume
+    from omlab.graphs import Graph
+    from omlab.results import Segmentation
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Prepared:
+    """A scan as the network sees it.
+
+    Attributes
+    ----------
+    image : [channels, z, y, x] float32.
+    labels : [z, y, x] int16 on the same grid, 0 for the background, -1 for what is to be ignored.
+    """
+
+    image: NDArray[np.float32]
+    labels: NDArray[np.int16]
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class Recipe:
+    """How the author of a segmenter has it learn.
+
+    Attributes
+    ----------
+    network : takes [n, channels, z, y, x]; its outputs are what ``loss`` and ``labels`` take. The weights of the base
+        are in it, where it has some; the head is new.
+    state : the state dict to keep of the trained network is that of this module, with the names that
+        :meth:`Tunable.tuned` takes.
+    config : of the variant of the fine-tuned model.
+    patch : sides of a training window, (z, y, x).
+    prepare : (scan, reference or ``None``) to what the network sees.
+    loss : (outputs, [n, 1, z, y, x] int64) to a number.
+    labels : outputs to labels [n, z, y, x].
+    optimiser : (network, learning rate) to the optimiser.
+    schedule : (fractional epoch, epochs, learning rate) to the learning rate.
+    rate : learning rate to begin with.
+    clip : greatest norm of a gradient.
+    epochs, batches, batch : length of the training and size of a batch, by the author.
+    mirror : axes (0 z, 1 y, 2 x) that windows are mirrored along in training.
+    """
+
+    network: torch.nn.Module
+    state: torch.nn.Module
+    config: Mapping[str, Any]
+    patch: tuple[int, int, int]
+    prepare: Callable[[Volume, Segmentation], Prepared]
+    loss: Callable[[Any, torch.Tensor], torch.Tensor]
+    labels: Callable[[Any], torch.Tensor]
+    optimiser: Callable[[torch.nn.Module, float], torch.optim.Optimizer]
+    schedule: Callable[[float, int, float], float]
+    rate: float
+    clip: float | None
+    epochs: int
+    batches: int
+    batch: int
+    mirror: Sequence[int] = ()
+
+
+@runtime_checkable
+class Tunable(Protocol):
+    """A :class:`omlab.model.Model` that can be fine-tuned."""
+
+    def recipe(
+        self,
+        variant: Variant,
+        files: Mapping[str, Path],
+        outputs: int,
+        *,
+        state: Mapping[str, torch.Tensor] | None = None,
+        **changes: Any,
+    ) -> Recipe:
+        """How a network of ``outputs`` classes (the background counts) learns, beginning with the weights of
+        ``variant``, or at random where it has none.
+
+        Parameters
+        ----------
+        state : trained weights to begin with in place of the variant's, of a network with other outputs.
+        changes : ``patch`` and ``spacing_mm``, (z, y, x), where the user wants others.
+        """
+
+    def tuned(self, graph: Graph, variant: Variant, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+        """The network of ``graph`` with the trained ``state``, for a variant of the ``config`` of the recipe."""
