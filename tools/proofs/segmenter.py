@@ -1,6 +1,6 @@
 """A small STU-Net learns the structures of one CT, through the commands that a user has.
 
-    python tools/proofs/segmenter.py [--epochs 20] [--batches 50] [--keep FOLDER]
+    python tools/proofs/segmenter.py [--epochs 12 --epochs 16] [--batches 50] [--keep FOLDER]
 
 The scan and its label map (shared/data/totalsegmentator_example: a CT of 3 mm and labels that TotalSegmentator gave it)
 become a dataset in nnU-Net's raw layout. `omlab adapt` trains STU-Net-S from random weights on it, `omlab run` segments
@@ -62,15 +62,25 @@ def omlab(*arguments: str | Path) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def prove(folder: Path, options: Sequence[str]) -> dict[str, object]:
-    """What came out; the model is left in ``folder / "model"``."""
-    raw = dataset(folder / "Dataset701_Example")
-    model = folder / "model"
-    made = omlab(
-        "adapt", "stunet", "--variant", "small-scratch", "--with", "segmenter-tuning", "--on", f"nnunet-raw:{raw}",
-        "-o", model, "--json", *options,
-    )  # fmt: skip
-    report = json.loads(made)
+def prove(folder: Path, stages: Sequence[int], options: Sequence[str]) -> dict[str, object]:
+    """What came out of trainings of so many epochs, each going on with what the one before had learnt (but for the
+    head, which begins anew); the last model is left in ``folder / "model"``. Models that are there are not made again.
+    """
+    raw = folder / "Dataset701_Example"
+    if not raw.exists():
+        dataset(raw)
+    base = ["stunet", "--variant", "small-scratch"]
+    steps, seconds = 0, 0.0
+    for number, epochs in enumerate(stages, start=1):
+        model = folder / ("model" if number == len(stages) else f"model{number}")
+        if not model.exists():
+            omlab(
+                "adapt", *base, "--with", "segmenter-tuning", "--on", f"nnunet-raw:{raw}", "-o", model, "--json",
+                "--epochs", str(epochs), *options,
+            )  # fmt: skip
+        report = json.loads((model / "report.json").read_text())
+        steps, seconds = steps + report["steps"], seconds + report["seconds"]
+        base = [str(model)]
     omlab("run", model, raw / "imagesTr" / "example_0000.nii.gz", "-o", folder / "out", "--json")
     (found,) = (folder / "out").rglob("segmentation.nii.gz")
     scored = json.loads(omlab("score", "segmentation", found, raw / "labelsTr" / "example.nii.gz", "--json"))
@@ -82,7 +92,7 @@ def prove(folder: Path, options: Sequence[str]) -> dict[str, object]:
     omlab("export", model, "-o", folder / "onnx")
     present = [row for row in scored["cases"] if row["voxels_reference"]]
     return {
-        "steps": report["steps"], "seconds": report["seconds"], "loss": report["history"][-1]["loss"],
+        "steps": steps, "seconds": seconds, "loss": report["history"][-1]["loss"],
         "structures in the scan": len(present),
         "mean Dice of them": float(np.mean([row["dice"] for row in present])),
         "median Dice of them": float(np.median([row["dice"] for row in present])),
@@ -95,7 +105,7 @@ def prove(folder: Path, options: Sequence[str]) -> dict[str, object]:
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, action="append", help="once for each training in a row [12, 16]")
     parser.add_argument("--batches", type=int, default=50)
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -104,17 +114,17 @@ def main() -> None:
     if not DATA.is_dir():
         raise SystemExit(f"{DATA} is not here")
     given = [
-        "--epochs", str(options.epochs), "--batches", str(options.batches), "--batch", "1", "--patch",
+        "--batches", str(options.batches), "--batch", "1", "--patch",
         str(options.patch), "--optimiser", "adamw", "--lr", str(options.lr), "--augment", "none",
         "--precision", "bfloat16",
     ]  # fmt: skip
     os.environ.setdefault("COLUMNS", "120")
     if options.keep:
-        options.keep.mkdir(parents=True)
-        found = prove(options.keep, given)
+        options.keep.mkdir(parents=True, exist_ok=True)
+        found = prove(options.keep, options.epochs or [12, 16], given)
     else:
         with tempfile.TemporaryDirectory() as scratch:
-            found = prove(Path(scratch), given)
+            found = prove(Path(scratch), options.epochs or [12, 16], given)
     for name, value in found.items():
         print(f"{name:36} {value:.4g}" if isinstance(value, float) else f"{name:36} {value}")
 

@@ -16,7 +16,7 @@ from omlab_elo.battles import Battles
 
 K, SCALE, BASE, START = 4.0, 400.0, 10.0, 1000.0
 #: Draws that are held at once, in numbers: 256 MB.
-_HELD = 1 << 26
+_HELD = 1 << 25
 #: Battles that are looked up together.
 _STEPS = 1024
 
@@ -46,38 +46,45 @@ def bootstrap(
     found = np.empty((rounds, models))
     for start in range(0, rounds, held):
         stop = min(rounds, start + held)
-        draws = np.empty((count, stop - start), np.int32)
-        for number in range(stop - start):
-            draws[:, number] = generator.choice(count, count)
+        # What choice(count, count) draws round by round, without its checks.
+        draws = generator.randint(0, count, (stop - start, count))
         found[start:stop] = _rate(battles, draws, k)
         if done is not None:
             done(stop)
     return found
 
 
-def _rate(battles: Battles, draws: NDArray[np.int32], k: float) -> NDArray[np.float64]:
-    """[rounds, models] of draws [battles, rounds]."""
-    models, rounds = len(battles.models), draws.shape[1]
-    ratings = np.full(rounds * models, START)
-    offsets = np.arange(rounds) * models
-    steepness = np.log(BASE) / SCALE
-    for start in range(0, len(draws), _STEPS):
-        drawn = draws[start : start + _STEPS]
+def _rate(battles: Battles, draws: NDArray[np.integer], k: float) -> NDArray[np.float64]:
+    """[rounds, models] of draws [rounds, battles]."""
+    models, (rounds, count) = len(battles.models), draws.shape
+    # In units of SCALE / ln(BASE) the expected score is a plain logistic function.
+    unit = SCALE / np.log(BASE)
+    gain = k / unit
+    ratings = np.full(rounds * models, START / unit)
+    present = np.zeros(rounds * models, bool)
+    offsets = (np.arange(rounds) * models).astype(np.intp)
+    change = np.empty(rounds)
+    for start in range(0, count, _STEPS):
+        drawn = np.ascontiguousarray(draws[:, start : start + _STEPS].T)
         first, second = battles.first[drawn] + offsets, battles.second[drawn] + offsets
-        won = k * battles.points[drawn]
+        won = gain * battles.points[drawn]
+        present[first] = present[second] = True
+        # A step is so short that a new array would take as long as what is written into it.
         for a, b, points in zip(first, second, won, strict=True):
             ra, rb = ratings[a], ratings[b]
+            np.subtract(rb, ra, out=change)
+            np.exp(change, out=change)
+            change += 1
+            np.divide(gain, change, out=change)
+            np.subtract(points, change, out=change)
             # What A wins B loses: K (S_B - E_B) is -K (S_A - E_A).
-            gained = points - k / (1 + np.exp((rb - ra) * steepness))
-            ratings[a] = ra + gained
-            ratings[b] = rb - gained
-    found = ratings.reshape(rounds, models)
-    for number in range(rounds):
-        drawn = draws[:, number]
-        present = np.zeros(models, bool)
-        present[battles.first[drawn]] = present[battles.second[drawn]] = True
-        found[number, ~present] = np.nan
-    return found
+            ra += change
+            rb -= change
+            ratings[a] = ra
+            ratings[b] = rb
+    found = ratings * unit
+    found[~present] = np.nan
+    return found.reshape(rounds, models)
 
 
 @attrs.frozen(eq=False)
