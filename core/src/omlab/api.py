@@ -98,6 +98,7 @@ def load(
         card: ModelCard = registry.card(Kind.MODEL, str(model))
         chosen = card.variant(variant)
         behind = registry.load(Kind.MODEL, str(model))
+        folder = behind.directory
     loaded = LoadedModel(
         behind,
         chosen,
@@ -142,6 +143,19 @@ def directory_card(folder: Path) -> tuple[ModelCard, dict[str, Any]]:
             remedy="Make the directory again with omlab adapt",
         )
     return models[0], dict(adapted)
+
+
+def directory_model(folder: str | Path, registry: Registry | None = None) -> Any:
+    """The :class:`omlab.model.Model` of a model directory; a plugin that ``omlab package`` made gives it for its card.
+
+    Raises
+    ------
+    InputError, UnknownName, PluginError
+        It is no model directory, or the adapter or base that it was made with is not installed or broken.
+    """
+    found = _adapted(Path(folder), _registry(registry, Settings.from_environment()))
+    found.directory = Path(folder)
+    return found
 
 
 def _adapted(folder: Path, registry: Registry) -> Any:

@@ -89,6 +89,9 @@ class Model:
     Importing the module of a model must not import torch; only :meth:`network` may.
     """
 
+    #: The model directory that a packaged model is of.
+    directory: Path | None = None
+
     def __init__(self, card: ModelCard) -> None:
         self.card = card
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from omlab.errors import OutputError, UsageError
 from omlab.files import write_text
 
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")
 
 
 def create(name: str, kind: str, folder: Path) -> list[Path]:
@@ -23,7 +23,7 @@ def create(name: str, kind: str, folder: Path) -> list[Path]:
         The name is not one that a distribution and an import can have, or the folder holds something already.
     """
     module = f"omlab_{name.replace('-', '_')}"
-    if not _NAME.match(name) or keyword.iskeyword(name):
+    if not NAME.match(name) or keyword.iskeyword(name):
         raise UsageError(
             f"'{name}' is no name for a plugin",
             remedy="Use lower-case letters, digits and single '-', say 'lung-nodules'",
