@@ -73,8 +73,8 @@ def prompts(eager: Any, encoder: Any, decoders: Mapping[str, Any], image: np.nda
     """A box after the first: a full pass in torch eager, against the decoder alone on the embedding that is there."""
     import torch
 
-    from omlab_sam_med2d.predictor import Predictor
-    from omlab_sam_med2d.preprocess import frame_of
+    from omlab_sdk.segment_anything.frame import frame_of
+    from omlab_sdk.segment_anything.predictor import Predictor
 
     tensor, box = torch.from_numpy(image), torch.tensor([[60.0, 70, 180, 200]])
 

@@ -18,12 +18,12 @@ from omlab.model import Context  # noqa: E402
 from omlab.plugins import Registry  # noqa: E402
 from omlab.prompts import from_json, make  # noqa: E402
 from omlab.vocabulary import Kind  # noqa: E402
-from omlab_sam_med2d.everything import everything, non_maximum  # noqa: E402
-from omlab_sam_med2d.model import phantom  # noqa: E402
 from omlab_sam_med2d.network import Decoder, Encoder, Sam  # noqa: E402
-from omlab_sam_med2d.predictor import Query, sigmoid, stability  # noqa: E402
-from omlab_sam_med2d.preprocess import encoder_input, frame_of, nearest, normalise  # noqa: E402
 from omlab_sdk.golden import seed_module  # noqa: E402
+from omlab_sdk.segment_anything.everything import everything, non_maximum  # noqa: E402
+from omlab_sdk.segment_anything.frame import encoder_input, frame_of, nearest, normalise  # noqa: E402
+from omlab_sdk.segment_anything.model import phantom  # noqa: E402
+from omlab_sdk.segment_anything.predictor import Query, sigmoid, stability  # noqa: E402
 
 
 class Engines(dict):
@@ -289,7 +289,7 @@ class Blobs:
 
 def test_everything_finds_each_thing_once(model, picture) -> None:
     frame = frame_of((512, 512), 256)
-    from omlab_sam_med2d.predictor import Predictor
+    from omlab_sdk.segment_anything.predictor import Predictor
 
     told = []
     predictor = Predictor(Blobs(), frame, np.zeros((1, 256, 16, 16), np.float32))

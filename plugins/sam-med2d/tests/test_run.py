@@ -16,9 +16,9 @@ import omlab  # noqa: E402
 from omlab.cli.main import main  # noqa: E402
 from omlab_sam_med2d import evaluation, network  # noqa: E402
 from omlab_sam_med2d.dataset import MaskedPictures  # noqa: E402
-from omlab_sam_med2d.model import phantom  # noqa: E402
 from omlab_sam_med2d.network import Sam  # noqa: E402
 from omlab_sdk.golden import seed_module  # noqa: E402
+from omlab_sdk.segment_anything.model import phantom  # noqa: E402
 
 DEMO = Path(__file__).resolve().parents[4] / "shared" / "data" / "sam_med2d_demo"
 

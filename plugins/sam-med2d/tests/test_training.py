@@ -11,8 +11,8 @@ from omlab.errors import InputError  # noqa: E402
 from omlab_sam_med2d import metrics, protocol  # noqa: E402
 from omlab_sam_med2d.losses import DiceLoss, FineTuningLoss, FocalLoss, QualityLoss  # noqa: E402
 from omlab_sam_med2d.network import Sam  # noqa: E402
-from omlab_sam_med2d.preprocess import frame_of  # noqa: E402
 from omlab_sam_med2d.training import rounds, trainable  # noqa: E402
+from omlab_sdk.segment_anything.frame import frame_of  # noqa: E402
 
 
 def _mask() -> np.ndarray:

@@ -23,8 +23,8 @@ from omlab.errors import InputError, OmlabError, UsageError
 from omlab.report import Report, Value
 from omlab_sam_med2d import metrics, protocol
 from omlab_sam_med2d.dataset import class_of
-from omlab_sam_med2d.predictor import Predictor, Query, Run, sigmoid
-from omlab_sam_med2d.preprocess import bilinear, encoder_input, frame_of
+from omlab_sdk.segment_anything.frame import bilinear, encoder_input, frame_of
+from omlab_sdk.segment_anything.predictor import Predictor, Query, Run, sigmoid
 
 LIST = "label2image_test.json"
 

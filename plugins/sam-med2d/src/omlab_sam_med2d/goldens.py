@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from omlab_sam_med2d import losses, metrics, protocol
 from omlab_sam_med2d.checkpoint import resized
 from omlab_sam_med2d.network import SIZES, Decoder, Encoder, Sam
-from omlab_sam_med2d.predictor import Predictor, keep, sigmoid, stability
-from omlab_sam_med2d.preprocess import Frame, encoder_input, frame_of, normalise
 from omlab_sdk.golden import Golden, GoldenError, seed_module, weight
+from omlab_sdk.segment_anything.frame import Frame, encoder_input, frame_of, normalise
+from omlab_sdk.segment_anything.predictor import Predictor, keep, sigmoid, stability
 
 GOLDENS = ("sam-med2d",)
 _ENCODER = {

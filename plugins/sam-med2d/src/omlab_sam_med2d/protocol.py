@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omlab.errors import InputError
-from omlab_sam_med2d.preprocess import Frame, nearest
+from omlab_sdk.segment_anything.frame import Frame, nearest
 
 #: Label of points drawn where prediction and reference agree everywhere.
 NOTHING_WRONG = -1

@@ -66,7 +66,7 @@ def rounds(sam: Sam, images: Tensor, masks: Tensor, random: np.random.RandomStat
 
     Parameters
     ----------
-    images : [batch, 3, S, S], as of :func:`omlab_sam_med2d.preprocess.encoder_input`.
+    images : [batch, 3, S, S], as of :func:`omlab_sdk.segment_anything.frame.encoder_input`.
     masks : [batch, masks an image, S, S] of 0 and 1.
     count : rounds of the decoder after the first one.
 

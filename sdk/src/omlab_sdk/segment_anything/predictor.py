@@ -5,13 +5,14 @@ Everything here is NumPy around two callables, which are engines of any kind.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from omlab_sam_med2d.preprocess import Frame
+from omlab_sdk.segment_anything.frame import Frame
 
 #: Names to arrays, both ways: what an engine is.
 Run = Callable[[Mapping[str, NDArray[np.float32]]], Mapping[str, NDArray[np.float32]]]
@@ -28,6 +29,11 @@ SURE = 1e-4
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logistic function that does not overflow."""
     return np.asarray(0.5 * (1 + np.tanh(0.5 * logits)), dtype=np.float32)
+
+
+def logit(probability: float) -> float:
+    """Whose logistic function is ``probability``."""
+    return math.log(probability / (1 - probability))
 
 
 def _places(value: ArrayLike) -> NDArray[np.float32]:
@@ -99,12 +105,14 @@ class Predictor:
     embedding : [1, width, S / 16, S / 16] of the picture in its frame.
     feeds_logits : a mask is fed to the decoder as logits, as Segment Anything was trained; without it as
         probabilities, as SAM-Med2D was.
+    sigmoid_first : masks are resized to the picture as probabilities and not as logits.
     """
 
     def __init__(
-        self, decoder: Run, frame: Frame, embedding: NDArray[np.float32], *, feeds_logits: bool = False
-    ) -> None:
-        self._decoder, self._feeds_logits = decoder, feeds_logits
+        self, decoder: Run, frame: Frame, embedding: NDArray[np.float32], *, feeds_logits: bool = False,
+        sigmoid_first: bool = False,
+    ) -> None:  # fmt: skip
+        self._decoder, self._feeds_logits, self._sigmoid_first = decoder, feeds_logits, sigmoid_first
         self.frame = frame
         self.low = frame.size // 4
         self.embedding = embedding
@@ -112,6 +120,14 @@ class Predictor:
     def as_mask(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits of an answer as the mask of the next query."""
         return logits if self._feeds_logits else sigmoid(logits)
+
+    def restore(self, low: NDArray[np.float32]) -> NDArray[np.float32]:
+        """An answer's logits [..., low, low] on the picture's pixels; probabilities where ``sigmoid_first``."""
+        return self.frame.restore(sigmoid(low) if self._sigmoid_first else low)
+
+    def level(self, threshold: float) -> float:
+        """What :meth:`restore` gives where the probability is ``threshold``."""
+        return threshold if self._sigmoid_first else logit(threshold)
 
     def query(
         self, points: ArrayLike = (), labels: ArrayLike = (), box: ArrayLike | None = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,8 @@ from omlab.model import Context
 from omlab.prompts import Box, Object
 from omlab.results import Label, Segmentation
 from omlab.results.colours import colour_of
-from omlab_sam_med2d.everything import everything
-from omlab_sam_med2d.predictor import MOST_POINTS, Predictor, Query, stability
+from omlab_sdk.segment_anything.everything import everything
+from omlab_sdk.segment_anything.predictor import MOST_POINTS, Predictor, Query, logit, stability
 
 
 class SamSession:
@@ -33,9 +32,8 @@ class SamSession:
         A pixel that several labels claim goes to the one whose logit is the greatest there.
         """
         threshold = float(context.options["threshold"])
-        level = math.log(threshold / (1 - threshold))
         if context.options["everything"]:
-            return self._everything(context, level)
+            return self._everything(context, threshold)
         if context.prompts is None:
             raise UsageError("no prompt is given", remedy="Give a point, a box or a mask, or everything=True")
         grouped = by_label(context.prompts.objects)
@@ -49,19 +47,19 @@ class SamSession:
         with context.stage("restore"):
             shape = self.predictor.frame.shape
             labels = np.zeros(shape, np.uint8 if len(queries) < 256 else np.uint16)
-            best = np.full(shape, level, np.float32)
+            best = np.full(shape, self.predictor.level(threshold), np.float32)
             start = 0
             for value, (label, group) in enumerate(queries.items(), 1):
                 low = answer.low[start : start + len(group)]
                 qualities = answer.qualities[start : start + len(group)]
                 start += len(group)
-                logits = self.predictor.frame.restore(low).max(axis=0)
-                wins = logits > best
-                labels[wins], best[wins] = value, logits[wins]
+                scores = self.predictor.restore(low).max(axis=0)
+                wins = scores > best
+                labels[wins], best[wins] = value, scores[wins]
                 self._last[label] = [self.predictor.as_mask(one) for one in low]
                 # Of a label with several parts the weakest counts: a person should look there.
                 measurements[f"{label}_predicted_iou"] = float(qualities.min())
-                measurements[f"{label}_stability"] = float(stability(low, level).min())
+                measurements[f"{label}_stability"] = float(stability(low, logit(threshold)).min())
         return Segmentation(labels=labels, structures=_structures(list(queries)), measurements=measurements)
 
     def _queries(self, label: str, items: Sequence[Object], options: Mapping[str, Any]) -> list[Query]:
@@ -96,11 +94,12 @@ class SamSession:
         loose = [p for p in item.points if not any(_within(p.at, box) for box in item.boxes)]
         return queries + ([query(loose, None)] if loose else [])
 
-    def _everything(self, context: Context, level: float) -> Segmentation:
-        options = context.options
+    def _everything(self, context: Context, threshold: float) -> Segmentation:
+        options, level = context.options, self.predictor.level(threshold)
         with context.stage("network"):
             found = everything(
-                self.predictor, grid=int(options["grid"]), level=level, min_quality=float(options["min_quality"]),
+                self.predictor, grid=int(options["grid"]), level=logit(threshold),
+                min_quality=float(options["min_quality"]),
                 min_stability=float(options["min_stability"]), overlap=float(options["overlap"]),
                 tell=lambda done, total: context.progress("network", done, total, "points"),
             )  # fmt: skip
@@ -108,7 +107,7 @@ class SamSession:
             labels = np.zeros(self.predictor.frame.shape, np.uint8 if len(found) < 256 else np.uint16)
             names, measurements = [], {"segments": float(len(found))}
             for value, one in enumerate(found, 1):  # the largest first, so that what lies on it stays visible
-                labels[self.predictor.frame.restore(one.low) > level] = value
+                labels[self.predictor.restore(one.low) > level] = value
                 names.append(f"segment {value}")
                 measurements |= {
                     f"segment {value}_predicted_iou": one.quality,

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from omlab_sam_med2d.predictor import BATCH, POSITIVE, Predictor, stability
+from omlab_sdk.segment_anything.predictor import BATCH, POSITIVE, Predictor, stability
 
 #: Masks brought to the picture's pixels at a time.
 _AT_ONCE = 8
