@@ -9,6 +9,7 @@ import pytest
 
 import omlab
 from omlab.errors import InputError, UsageError
+from omlab.evaluator import Pair
 from omlab.geometry import Geometry, Turn
 from omlab.plugins import Registry
 from omlab.results import Label, Segmentation
@@ -118,3 +119,34 @@ def test_files_that_are_no_label_maps(evaluator: SegmentationEvaluator, tmp_path
 
 def test_it_is_in_the_public_api() -> None:
     assert "segmentation" in omlab.list_evaluators()
+
+
+def test_the_worst_structures_are_drawn_as_the_patient_lies(evaluator: SegmentationEvaluator) -> None:
+    """However the file stores its axes, the picture is the same, and the worst comes first."""
+    shape = (12, 10, 8)
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    prediction, reference = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    reference[2:8, 2:7, 2:6] = 1
+    prediction[2:8, 2:7, 2:6] = 1
+    prediction[8, 2, 3] = 1
+    reference[0:2, 0:2, 0:2] = 2
+    pictures = []
+    for orientation in ("RAS", "PIL", "LPS"):
+        geometry = Geometry(shape, affine)
+        turn = Turn.to(geometry, orientation)
+        a, b = (
+            Segmentation(labels=np.asfortranarray(turn.apply(labels)), structures=(LIVER, SPLEEN), geometry=turn.target)
+            for labels in (prediction, reference)
+        )
+        report = evaluator.score([Pair(name="case", prediction=a, reference=b)], _options(evaluator))
+        assert report.illustration is not None
+        pictures.append(np.asarray(report.illustration("title")))
+    assert np.array_equal(pictures[0], pictures[1])
+    assert np.array_equal(pictures[0], pictures[2])
+    missed, extra = (45, 125, 210), (235, 137, 33)
+    left, right = pictures[0][84:320, 24:260], pictures[0][84:320, 274:510]
+    assert (left == missed).all(-1).any()
+    assert not (left == extra).all(-1).any()
+    assert (right == extra).all(-1).any()
+    perfect = evaluator.score([Pair(name="case", prediction=b, reference=b)], _options(evaluator))
+    assert perfect.illustration is None

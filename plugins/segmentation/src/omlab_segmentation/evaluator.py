@@ -12,10 +12,11 @@ import numpy as np
 
 from omlab.errors import InputError, UsageError
 from omlab.evaluator import Evaluator, Pair
-from omlab.geometry import Turn
+from omlab.geometry import Geometry, Turn
 from omlab.report import Report, Value
 from omlab.results import Segmentation
 from omlab_segmentation import metrics, surfaces
+from omlab_segmentation.worst import KEPT, Worst
 
 NAMES = ("dice", "iou", "hd95_mm", "nsd")
 
@@ -33,8 +34,9 @@ class SegmentationEvaluator(Evaluator):
         """
         rows: list[dict[str, Any]] = []
         warnings: list[str] = []
+        worst = Worst()
         for pair in pairs:
-            rows += self._case(pair, options, warnings)
+            rows += self._case(pair, options, warnings, worst)
         summary: dict[str, Value] = {}
         for name in dict.fromkeys(row["structure"] for row in rows):
             of_structure = [row for row in rows if row["structure"] == name]
@@ -48,6 +50,7 @@ class SegmentationEvaluator(Evaluator):
             evaluator=self.card.name, title=self.card.title, summary=summary, cases=rows, warnings=warnings,
             options={**options, **conventions},
             environment={"plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__},
+            illustration=worst.draw if worst else None,
         )  # fmt: skip
 
     def score_files(self, files: Sequence[Path], options: Mapping[str, Any]) -> Report:
@@ -59,7 +62,7 @@ class SegmentationEvaluator(Evaluator):
             )
         return self.score(_read_pairs(*files), options)
 
-    def _case(self, pair: Pair, options: Mapping[str, Any], warnings: list[str]) -> Iterator[dict[str, Any]]:
+    def _case(self, pair: Pair, options: Mapping[str, Any], warnings: list[str], worst: Worst) -> list[dict[str, Any]]:
         prediction, reference = pair.prediction, pair.reference
         if not isinstance(prediction, Segmentation) or not isinstance(reference, Segmentation):
             raise InputError(f"{pair.name}: prediction and reference must be segmentations")
@@ -72,10 +75,12 @@ class SegmentationEvaluator(Evaluator):
             _once(warnings, "images have no spacing here: distances are in pixels")
         if options["binary"]:
             a, b = (a > 0).view(np.uint8), (b > 0).view(np.uint8)
-        a, b, spacing = _in_memory_order(a, b, spacing)
+        order = _memory_order(b)
+        a, b, spacing = a.transpose(order), b.transpose(order), tuple(spacing[axis] for axis in order)
         counts = metrics.joint_counts(a, b)
         structures = {1: "foreground"} if options["binary"] else _structures(prediction, reference, counts)
         found = _Found.of(a, b, spacing, voxels=options["hd95"] != "surfel")
+        rows = []
         for value, name in structures.items():
             count = counts.get(value, metrics.Counts(0, 0, 0))
             row: dict[str, Any] = {"case": pair.name, "structure": name, "label": value}
@@ -89,7 +94,14 @@ class SegmentationEvaluator(Evaluator):
             row |= {"voxels_prediction": count.prediction, "voxels_reference": count.reference}
             if volume is not None:
                 row |= {"ml_prediction": count.prediction * volume, "ml_reference": count.reference * volume}
-            yield row
+            rows.append(row)
+        for row in sorted(rows, key=lambda row: row["dice"])[:KEPT]:
+            if worst.takes(row["dice"]):
+                prediction_cut, reference_cut = found.cut(row["label"])
+                shown = [_as_shown(cut, order, reference.geometry) for cut in (prediction_cut, reference_cut)]
+                sides = _as_shown(np.asarray(spacing), order, reference.geometry)
+                worst.add(pair.name, row["structure"], row["dice"], shown[0], shown[1], tuple(sides.tolist()))
+        return rows
 
 
 @attrs.frozen(eq=False)
@@ -99,13 +111,14 @@ class _Found:
     spacing: tuple[float, ...]
     elements: tuple[Any, Any]
     voxels: tuple[Any, Any] | None
+    maps: tuple[Any, Any]
 
     @classmethod
     def of(cls, a: Any, b: Any, spacing: tuple[float, ...], *, voxels: bool) -> _Found:
         box = surfaces.content(a, b)
         a, b = a[box], b[box]
         elements = (surfaces.elements(a, spacing), surfaces.elements(b, spacing))
-        return cls(spacing, elements, (surfaces.voxels(a), surfaces.voxels(b)) if voxels else None)
+        return cls(spacing, elements, (surfaces.voxels(a), surfaces.voxels(b)) if voxels else None, (a, b))
 
     def between(self, label: int) -> tuple[metrics.Surfaces, metrics.Surfaces | None]:
         """Distances between surface elements of a structure, and between surface voxels where they are wanted."""
@@ -115,6 +128,14 @@ class _Found:
             return metrics.Surfaces.between(one, other, self.spacing)
 
         return distances(self.elements), None if self.voxels is None else distances(self.voxels)
+
+    def cut(self, label: int) -> tuple[Any, Any]:
+        """Masks of a structure in prediction and reference within the box of both, which must not be empty."""
+        corners = [surfaces.of(given, label, len(self.spacing)).places for given in self.elements]
+        low = np.min([places.min(axis=0) for places in corners if len(places)], axis=0)
+        high = np.max([places.max(axis=0) for places in corners if len(places)], axis=0)
+        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        return self.maps[0][box] == label, self.maps[1][box] == label
 
 
 def _once(warnings: list[str], text: str) -> None:
@@ -143,10 +164,23 @@ def _mm(spacing: Iterable[float]) -> str:
     return " x ".join(f"{s:.3g}" for s in spacing) + " mm"
 
 
-def _in_memory_order(a: Any, b: Any, spacing: tuple[float, ...]) -> tuple[Any, Any, tuple[float, ...]]:
-    """The same with the axis that is slowest in memory first, for the reference's sake; no figure depends on it."""
-    order = sorted(range(b.ndim), key=lambda axis: -abs(b.strides[axis]))
-    return a.transpose(order), b.transpose(order), tuple(spacing[axis] for axis in order)
+def _memory_order(array: Any) -> list[int]:
+    """Axes, the slowest in memory first; no figure depends on the order, but the time does."""
+    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+
+
+def _as_shown(given: Any, order: Sequence[int], geometry: Geometry | None) -> Any:
+    """Part of a label map whose axes are in ``order``, with the axes as the patient's R, A and S; of an image as it is.
+    A vector with one entry an axis likewise."""
+    letters = [("LR", "R"), ("PA", "A"), ("IS", "S")]
+    axes = list(range(len(order)))
+    turned: list[int] = []
+    if geometry is not None and len(order) == 3:
+        orientation = geometry.orientation
+        axes = [next(n for n, letter in enumerate(orientation) if letter in pair) for pair, _ in letters]
+        turned = [place for place, (_, wanted) in enumerate(letters) if orientation[axes[place]] != wanted]
+    places = [list(order).index(axis) for axis in axes]
+    return given[places] if given.ndim == 1 else np.flip(given.transpose(places), turned)
 
 
 def _structures(prediction: Segmentation, reference: Segmentation, present: Iterable[int]) -> dict[int, str]:
