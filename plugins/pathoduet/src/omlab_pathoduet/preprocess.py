@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from omlab.inference.pictures import shorter_side
+
 
 def evaluation(rgb: NDArray[np.uint8], size: int = 224, shorter: int = 256) -> NDArray[np.float32]:
     """[row, column, 3] uint8 to [3, size, size]: bilinear resize of the shorter side, centre crop, to 0..1."""
@@ -29,13 +31,7 @@ def reference(rgb: NDArray[np.uint8], size: int = 16) -> NDArray[np.float32]:
 
 def resized(rgb: NDArray[np.uint8], shorter: int) -> Pillow.Image:
     """The picture with a shorter side of so many pixels, bilinear."""
-    picture = Pillow.fromarray(rgb)
-    width, height = picture.size
-    if width <= height:
-        target = (shorter, int(shorter * height / width))
-    else:
-        target = (int(shorter * width / height), shorter)
-    return picture if target == picture.size else picture.resize(target, Pillow.Resampling.BILINEAR)
+    return shorter_side(rgb, shorter, Pillow.Resampling.BILINEAR)
 
 
 def to_unit(picture: Pillow.Image) -> NDArray[np.float32]:

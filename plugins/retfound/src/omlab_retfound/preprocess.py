@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STD = np.array([0.229, 0.224, 0.225], np.float32)
+from omlab.inference.pictures import centre, normalised, shorter_side
+
 #: Up to this input size the picture is first made larger by 256/224 and cropped.
 CROPPED_UP_TO = 224
 
@@ -16,17 +16,7 @@ def evaluation(rgb: NDArray[np.uint8], size: int = 224) -> NDArray[np.float32]:
     """[row, column, 3] uint8 to [3, size, size]: bicubic resize of the shorter side, centre crop, ImageNet mean and
     standard deviation."""
     shorter = int(size / 0.875) if size <= CROPPED_UP_TO else size
-    picture = Pillow.fromarray(rgb)
-    width, height = picture.size
-    if width <= height:
-        target = (shorter, int(shorter * height / width))
-    else:
-        target = (int(shorter * width / height), shorter)
-    if target != picture.size:
-        picture = picture.resize(target, Pillow.Resampling.BICUBIC)
-    left, top = round((target[0] - size) / 2.0), round((target[1] - size) / 2.0)
-    cropped = np.asarray(picture.crop((left, top, left + size, top + size)), np.float32)
-    return np.ascontiguousarray(((cropped / 255.0 - MEAN) / STD).transpose(2, 0, 1))
+    return normalised(centre(shorter_side(rgb, shorter, Pillow.Resampling.BICUBIC), size))
 
 
 def zscore(rgb: NDArray[np.uint8], size: int = 224) -> NDArray[np.float64]:

@@ -9,25 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STD = np.array([0.229, 0.224, 0.225], np.float32)
+from omlab.inference.pictures import normalised
+
 #: OpenCV weighs 8-bit pixels by so many parts.
 PARTS = 2048
 
 
 def classification(rgb: NDArray[np.uint8], size: int = 224) -> NDArray[np.float32]:
     """[row, column, 3] uint8 to [3, size, size]; the aspect ratio is not kept."""
-    return _normalised(np.asarray(Pillow.fromarray(rgb).resize((size, size), Pillow.Resampling.BICUBIC)))
+    return normalised(np.asarray(Pillow.fromarray(rgb).resize((size, size), Pillow.Resampling.BICUBIC)))
 
 
 def segmentation(rgb: NDArray[np.uint8], size: int = 512) -> NDArray[np.float32]:
     """[row, column, 3] uint8 to [3, size, size]; the aspect ratio is not kept."""
-    return _normalised(bilinear(rgb, size, size))
-
-
-def _normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    scaled = pixels.astype(np.float32) / np.float32(255)
-    return np.ascontiguousarray(((scaled - MEAN) / STD).transpose(2, 0, 1))
+    return normalised(bilinear(rgb, size, size))
 
 
 def bilinear(pixels: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.uint8]:
