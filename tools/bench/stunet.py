@@ -1,12 +1,15 @@
 """STU-Net end to end against nnU-Net's own predictor with the same network, on one scan, on the processor.
 
     python tools/bench/stunet.py [SCAN] [--size small] [--precision float32] [--precision bfloat16] [--tile 2]
+    python tools/bench/stunet.py [SCAN] --fitted FOLDER/model
 
 Every way is a process of its own: from file to label map, without mirroring, second run (engines are built before).
 Weights are name-seeded, so none are fetched. The peer lives in an environment of its own below the user's cache, made
 on the first run; it averages logits, so the plugin's network runs by nnU-Net 2's rules here too (plan version 2).
 Beside wall time stands processor time, which a busy machine disturbs less. ``--tile N`` measures the memory of ours on
-the scan repeated N times along its length, which must stay flat.
+the scan repeated N times along its length, which must stay flat. ``--fitted`` takes the network of a model directory,
+say the one that ``tools/proofs/segmenter.py --keep FOLDER`` leaves, in place of a seeded one: labels of seeded weights
+lie next to ties.
 """
 
 from __future__ import annotations
@@ -60,34 +63,51 @@ def peer() -> Path:
     return python
 
 
-def seeded(size: str) -> Any:
-    """The name-seeded network of a size."""
+def plain(source: str) -> Any:
+    """The name-seeded network of a size, or that of a model directory."""
     from omlab_sdk.golden import seed_module
     from omlab_stunet.network import STUNet
     from omlab_stunet.plan import SIZES
 
-    return seed_module(STUNet(1, 105, **SIZES[size]).eval())
+    if source in SIZES:
+        return seed_module(STUNet(1, 105, **SIZES[source]).eval())
+    from safetensors.torch import load_file
+
+    from omlab_sdk.checkpoints import load_into
+
+    state = load_file(Path(source) / "network.safetensors")
+    size = str(_directory(source).card.variants[0].config["size"])
+    network = STUNet(1, len(state["seg_outputs.4.bias"]), **SIZES[size]).eval()
+    load_into(network, state, name=source)
+    return network
 
 
-def network(size: str, path: Path) -> Path:
-    """The same as TorchScript for one patch."""
+def _directory(source: str) -> Any:
+    from omlab.api import directory_model
+
+    return directory_model(source)
+
+
+def network(source: str, path: Path) -> Path:
+    """The same as TorchScript for one patch; its number of classes is read from it by the peer."""
     import torch
 
     if not path.exists():
         with torch.inference_mode():
-            traced = torch.jit.trace(seeded(size), torch.zeros(1, 1, 128, 128, 128), check_trace=False)
+            traced = torch.jit.trace(plain(source), torch.zeros(1, 1, 128, 128, 128), check_trace=False)
         torch.jit.save(traced, str(path))
     return path
 
 
-def loaded(size: str, engine: str, precision: str) -> Any:
-    """The model with name-seeded weights, by nnU-Net 2's rules."""
+def loaded(source: str, engine: str, precision: str) -> Any:
+    """The model with name-seeded weights, or that of a directory, by nnU-Net 2's rules."""
     from omlab.graphs import Tolerance
     from omlab.loading import EngineChoice, LoadedModel
     from omlab.plugins import Registry
     from omlab.settings import Settings
     from omlab.vocabulary import Kind, Precision
     from omlab_sdk.contract.networks import Seeded
+    from omlab_stunet.plan import SIZES
 
     class Bench(Seeded):
         """Labels of a network that was never trained are next to ties: the gate would refuse every reduced
@@ -98,11 +118,16 @@ def loaded(size: str, engine: str, precision: str) -> Any:
             return tuple(attrs.evolve(graph, tolerances=loose) for graph in super().graphs(variant))
 
         def network(self, graph: Any, variant: Any, files: Any) -> Any:
-            return inner.as_graph(graph, seeded(size))
+            return inner.as_graph(graph, plain(source))
 
     registry = Registry.discover()
-    inner = registry.load(Kind.MODEL, "stunet")
-    variant = attrs.evolve(inner.card.variant(size), weights=(), config={"size": size, "version": 2})
+    if source in SIZES:
+        inner = registry.load(Kind.MODEL, "stunet")
+        variant = attrs.evolve(inner.card.variant(source), weights=(), config={"size": source, "version": 2})
+    else:
+        inner = _directory(source).inner
+        variant = inner.card.variants[0]
+        variant = attrs.evolve(variant, config={**variant.config, "version": 2})
     settings = attrs.evolve(Settings.from_environment(), home=cache() / "engines")
     return LoadedModel(
         Bench(inner), variant, registry=registry, settings=settings,
@@ -146,26 +171,28 @@ def run(scan: Path, size: str, precisions: list[str], tiles: list[int], engine: 
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        script = network(size, cache() / f"stunet-{size}.pt")
+        fitted = Path(size).is_dir()
+        script = network(size, folder / "fitted.pt" if fitted else cache() / f"stunet-{size}.pt")
         theirs = folder / "theirs.npy"
         peer_run = [str(peer()), str(Path(__file__).with_name("stunet_peer.py")), str(script), str(scan), str(theirs)]
         base = measure(peer_run, environment={"PYTHONWARNINGS": "ignore"})
         told = json.loads(theirs.with_suffix(".json").read_text())
-        rows.append(_row(scan, f"nnunetv2, torch float32, {size}", base, base, told, told, ""))
+        name = "fitted" if fitted else size
+        rows.append(_row(scan, f"nnunetv2, torch float32, {name}", base, base, told, told, ""))
         for precision in precisions:
             out = folder / f"{precision}.npy"
             measure(command(size, engine, precision, scan, folder / "warm"))
             found = measure(command(size, engine, precision, scan, out))
             own = json.loads(out.with_suffix(".json").read_text())
             note = agreement(np.load(out), np.load(theirs))
-            rows.append(_row(scan, f"omlab, {engine} {precision}, {size}", found, base, own, told, note))
+            rows.append(_row(scan, f"omlab, {engine} {precision}, {name}", found, base, own, told, note))
             for times in tiles:
                 long = tiled(scan, times, folder)
                 out = folder / f"{precision}-{times}.npy"
                 more = measure(command(size, engine, precision, long, out))
                 own = json.loads(out.with_suffix(".json").read_text())
                 note = f"{more.peak_mb / found.peak_mb:.2f} of the memory of the single length"
-                rows.append(_row(long, f"omlab, {engine} {precision}, {size}", more, None, own, None, note))
+                rows.append(_row(long, f"omlab, {engine} {precision}, {name}", more, None, own, None, note))
     return rows
 
 
@@ -194,6 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scan", type=Path, nargs="?", default=SCAN)
     parser.add_argument("--size", default="small", choices=("small", "base", "large", "huge"))
+    parser.add_argument("--fitted", type=Path, help="a model directory of a fine-tuned STU-Net in place of a size")
     parser.add_argument("--precision", action="append", choices=("float32", "bfloat16"))
     parser.add_argument("--tile", type=int, action="append", help="also on the scan repeated so many times")
     parser.add_argument("--engine", default="openvino")
@@ -207,7 +235,8 @@ def main() -> None:
         raise SystemExit(f"{options.scan} is not here: name a CT")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     precisions = options.precision or ["float32", "bfloat16"]
-    print(table(run(options.scan, options.size, precisions, options.tile or [], options.engine), baseline="nnunetv2"))
+    source = str(options.fitted.resolve()) if options.fitted else options.size
+    print(table(run(options.scan, source, precisions, options.tile or [], options.engine), baseline="nnunetv2"))
 
 
 if __name__ == "__main__":

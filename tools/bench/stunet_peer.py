@@ -53,11 +53,12 @@ _CONFIGURATION = {
 }  # fmt: skip
 
 
-def main(network_file: str, scan: str, out: str, classes: int = 105) -> None:
+def main(network_file: str, scan: str, out: str) -> None:
     """Segment ``scan`` and say how long it took."""
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     network = torch.jit.load(network_file).eval()
+    classes = len(network.state_dict()["seg_outputs.4.bias"])
     spent = 0.0
 
     class Timed(torch.nn.Module):
