@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         pull,
         score,
     )
-    from omlab.cases import Case, Image, Message, PatchFeatures, Sequence, Slide, Text, Video, Volume, find, read
+    from omlab.cases import Case, Image, Message, PatchFeatures, Sequence, Slide, Stack, Text, Video, Volume, find, read
     from omlab.dataset import BoundDataset, Dataset, Item, Problem
     from omlab.errors import OmlabError
     from omlab.evaluating import evaluate
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from omlab.results import Classification, Detections, Embedding, Generation, Label, Result, Scores, Segmentation
     from omlab.results.frames import FrameLabels, VideoSegmentation
     from omlab.results.slide_features import SlideFeatures
+    from omlab.results.stacks import StackSegmentation
     from omlab.running import Run, run
     from omlab.settings import Settings
 
@@ -87,6 +88,8 @@ _PUBLIC = {
     "Settings": "omlab.settings",
     "Slide": "omlab.cases",
     "SlideFeatures": "omlab.results.slide_features",
+    "Stack": "omlab.cases",
+    "StackSegmentation": "omlab.results.stacks",
     "TensorSpec": "omlab.graphs",
     "Text": "omlab.cases",
     "Tolerance": "omlab.graphs",

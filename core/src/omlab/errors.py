@@ -101,6 +101,11 @@ class Cancelled(OmlabError):
     code = "cancelled"
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in one line; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def require(module: str, *, needed_for: str, install: str) -> ModuleType:
     """Import an optional library, or say which command installs it.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 #: Endings that say what a file is and nothing of the case in it.
 _ENDINGS = (
     ".gz", ".nii", ".hdr", ".img", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".mp4", ".avi", ".mkv",
-    ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".h5",
+    ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".h5", ".zarr",
     ".fasta", ".fa", ".jsonl", ".csv", ".txt",
 )  # fmt: skip
 
@@ -30,11 +30,13 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def stamp(files: Iterable[Path]) -> str:
-    """Changes when the size or time of one of the files does; empty where one cannot be looked at."""
+    """Changes when the size or time of one of the files does; empty where one cannot be looked at. A folder stands for
+    all that is in it."""
     import hashlib
 
     parts = []
-    for file in files:
+    every = (inner for file in map(Path, files) for inner in (sorted(file.rglob("*")) if file.is_dir() else [file]))
+    for file in every:
         try:
             status = Path(file).stat()
         except OSError:

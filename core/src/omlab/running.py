@@ -265,7 +265,7 @@ class _Job:
             "engines": outcome.engines,
             "stages": stages,
             "files": {kind: path.name for kind, path in files.items()},
-            "sizes": {path.name: path.stat().st_size for path in files.values()},
+            "sizes": {path.name: _size(path) for path in files.values()},
             "versions": {"python": platform.python_version(), **_versions(outcome)},
             "platform": platform.platform(),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -301,7 +301,7 @@ class _Job:
         """The record of a finished case that need not be done again; ``None`` if it must."""
         try:
             record = json.loads((self.folder / RESULT).read_text("utf-8"))
-            sizes = {name: (self.folder / name).stat().st_size for name in record["sizes"]}
+            sizes = {name: _size(self.folder / name) for name in record["sizes"]}
             same = (
                 record["model"]["name"] == self.model.card.name
                 and record["model"]["variant"] == self.model.variant.name
@@ -318,6 +318,12 @@ class _Job:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return record if same else None
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    files = path.rglob("*") if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if path == file or file.is_file())
 
 
 def _versions(outcome: Outcome) -> dict[str, str]:

@@ -26,6 +26,7 @@ class InputKind(StrEnum):
 
     IMAGE = "image"  # 2D
     VOLUME = "volume"  # 3D
+    STACK = "stack"  # planes of a volume that is larger than memory
     VIDEO = "video"
     SLIDE = "slide"
     FEATURES = "features"  # of the patches of a slide
@@ -115,5 +116,5 @@ class Precision(StrEnum):
 #: How a result can be written (:func:`omlab.results.write`).
 FORMATS = (
     "nifti", "png", "tiff", "dicom-seg", "dicom-seg-binary", "rtstruct", "json", "csv", "npz", "txt",
-    "h5", "pt",
+    "h5", "pt", "tiff-folder", "zarr",
 )  # fmt: skip

@@ -62,6 +62,10 @@ def read(
         from omlab.cases import slide
 
         return slide.read(path)
+    if family is Family.STACK:
+        from omlab.cases import stack
+
+        return stack.read(path, frame=frame)
     if family is Family.HDF5:
         from omlab.cases import slide_features
 
@@ -89,6 +93,7 @@ def _article(kind: InputKind) -> str:
         InputKind.IMAGE: "a 2D image", InputKind.VOLUME: "a 3D volume", InputKind.VIDEO: "a video",
         InputKind.SEQUENCE: "a protein sequence", InputKind.TEXT: "text",
         InputKind.SLIDE: "a whole slide", InputKind.FEATURES: "features of patches",
+        InputKind.STACK: "a stack of planes",
     }  # fmt: skip
     return names.get(kind, f"of kind {kind}")
 
@@ -199,7 +204,7 @@ def find(inputs: Sequence[str | Path], *, series: str | None = None, kinds: Coll
     ----------
     series : only this DICOM series.
     kinds : what the caller can use; scans and pictures without any. Where only videos are, a folder of pictures is
-        one video.
+        one video; where stacks of planes are, a folder of TIFF pages or of OME-Zarr is one stack.
     """
     kinds = frozenset(kinds)
     found: list[Found] = []
@@ -239,6 +244,10 @@ def _file(path: Path, kinds: frozenset[InputKind]) -> list[Found]:
 
 
 def _in_folder(folder: Path, series: str | None, kinds: frozenset[InputKind]) -> list[Found]:
+    if InputKind.STACK in kinds:
+        from omlab.cases import stack
+
+        return [Found(path.name, path) for path in stack.find(folder)]
     single: list[Found] = []
     dicom: list[Path] = []
     frames: set[Path] = set()

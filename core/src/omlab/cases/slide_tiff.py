@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from omlab.errors import InputError, require
+from omlab.errors import InputError, first_line, require
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: Decoded tiles that are kept of each slide, in bytes.
@@ -39,7 +39,7 @@ def foreign(path: Path) -> bool:
     """Is it a format that OpenSlide is needed for?"""
     if not is_tiff(path):
         return True
-    with _open(path) as tiff:
+    with opened(path) as tiff:
         if tiff.is_ndpi or tiff.is_scn or tiff.is_bif or tiff.is_philips:
             return True
         return int(tiff.pages.first.compression) == _APERIO_YCBCR
@@ -48,15 +48,16 @@ def foreign(path: Path) -> bool:
 def looks_like_slide(path: Path, least_pixels: int) -> bool:
     """Is this TIFF a pyramid, or larger than ``least_pixels``? False where it cannot be read."""
     try:
-        with _open(path) as tiff:
+        with opened(path) as tiff:
             first = tiff.pages.first
             return len(_level_pages(tiff)) > 1 or first.imagewidth * first.imagelength > least_pixels
     except InputError:
         return False
 
 
-def _open(path: Path) -> Any:
-    tifffile = require("tifffile", needed_for="reading slides", install="omlab[slides]")
+def opened(path: Path, *, needed_for: str = "reading slides", install: str = "omlab[slides]") -> Any:
+    """The file, opened by tifffile. Raises :class:`omlab.errors.InputError` where it is missing or damaged."""
+    tifffile = require("tifffile", needed_for=needed_for, install=install)
     # It tells the terminal of oddities in tags that nothing depends on.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
@@ -68,13 +69,9 @@ def _open(path: Path) -> Any:
         raise InputError(f"{path}: does not exist") from None
     except (tifffile.TiffFileError, OSError, ValueError, IndexError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path.name}: is damaged or cut short: {_first(error)}", remedy="Fetch or export it again"
+            f"{path.name}: is damaged or cut short: {first_line(error)}", remedy="Fetch or export it again"
         ) from None
     return tiff
-
-
-def _first(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _level_pages(tiff: Any) -> list[Any]:
@@ -103,7 +100,7 @@ class TiffPixels:
 
     def __init__(self, path: Path, *, cache_bytes: int = CACHE_BYTES) -> None:
         self._name = path.name
-        with _open(path) as tiff:
+        with opened(path) as tiff:
             try:
                 pages = _level_pages(tiff)
                 planes = len(tiff.series[0].pages)
@@ -113,7 +110,7 @@ class TiffPixels:
                 raise
             except Exception as error:  # tifffile meets damage in many ways
                 raise InputError(
-                    f"{path.name}: is damaged or cut short: {_first(error)}", remedy="Fetch or export it again"
+                    f"{path.name}: is damaged or cut short: {first_line(error)}", remedy="Fetch or export it again"
                 ) from None
             self._levels = [_Level(page, self._name) for page in pages]
         self.levels = [(level.width, level.height) for level in self._levels]
@@ -247,7 +244,7 @@ class _Level:
         try:
             found, _, _ = self._page.decode(data, number, jpegtables=self._page.jpegtables)
         except Exception as error:  # each codec has errors of its own
-            raise self._damaged(index, _first(error)) from None
+            raise self._damaged(index, first_line(error)) from None
         return np.asarray(found)[0]  # type: ignore[no-any-return]
 
     def _damaged(self, index: int, why: str) -> InputError:

@@ -21,6 +21,7 @@ class Family(Enum):
     DICOM = "dicom"
     VIDEO = "video"
     SLIDE = "slide"
+    STACK = "stack"
     HDF5 = "hdf5"
     FASTA = "fasta"
     TEXT = "text"
@@ -42,6 +43,7 @@ _KINDS = {
     Family.DICOM: frozenset({InputKind.IMAGE, InputKind.VOLUME, InputKind.VIDEO}),
     Family.VIDEO: frozenset({InputKind.VIDEO}),
     Family.SLIDE: frozenset({InputKind.SLIDE}),
+    Family.STACK: frozenset({InputKind.STACK}),
     Family.HDF5: frozenset({InputKind.FEATURES}),
     Family.FASTA: frozenset({InputKind.SEQUENCE}),
     Family.TEXT: frozenset({InputKind.TEXT, InputKind.SEQUENCE}),
@@ -52,6 +54,7 @@ _NOUNS = {
     Family.DICOM: "a DICOM file",
     Family.VIDEO: "a video",
     Family.SLIDE: "a whole slide",
+    Family.STACK: "a stack of planes",
     Family.HDF5: "an HDF5 file",
     Family.FASTA: "a file of protein sequences",
     Family.TEXT: "a text file",
@@ -62,6 +65,7 @@ _EXPECTED = {
     InputKind.VOLUME: "NIfTI or DICOM",
     InputKind.VIDEO: "MP4, AVI, MKV or a folder of frames",
     InputKind.SLIDE: "a TIFF pyramid or a slide that OpenSlide reads",
+    InputKind.STACK: "a TIFF of many pages, a folder of TIFF pages or OME-Zarr",
     InputKind.FEATURES: "HDF5 with features of patches",
     InputKind.SEQUENCE: "FASTA or CSV",
     InputKind.TEXT: "text, JSON lines or CSV",
@@ -87,7 +91,8 @@ def family_of(path: Path, kinds: Collection[InputKind] = ()) -> Family:
     Parameters
     ----------
     kinds : what the caller can use. Words of the message depend on it; and a TIFF file is a slide to those who take
-        slides only, and to those who take pictures too if it is a pyramid or larger than any picture.
+        slides only, and to those who take pictures too if it is a pyramid or larger than any picture; to those who take
+        stacks of planes it is one.
 
     Raises
     ------
@@ -95,7 +100,7 @@ def family_of(path: Path, kinds: Collection[InputKind] = ()) -> Family:
         It is missing, empty, unreadable or nothing that omlab reads.
     """
     if path.is_dir():
-        return Family.DICOM
+        return Family.STACK if InputKind.STACK in kinds else Family.DICOM
     try:
         with open(path, "rb") as file:
             start = file.read(1024)
@@ -116,6 +121,8 @@ def family_of(path: Path, kinds: Collection[InputKind] = ()) -> Family:
         return Family.DICOM
     if start[:8] == b"\x89HDF\r\n\x1a\n":
         return Family.HDF5
+    if InputKind.STACK in kinds and start.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return Family.STACK
     if _slide(path, start, kinds):
         return Family.SLIDE
     if start.startswith(_PICTURES):

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from omlab.results.frames import FrameLabels, VideoSegmentation
     from omlab.results.reading import read_segmentation
     from omlab.results.slide_features import SlideFeatures
+    from omlab.results.stacks import StackSegmentation
     from omlab.results.summary import headline, summarise
     from omlab.results.writing import write
 
 _HOMES = {
     "FrameLabels": "omlab.results.frames",
     "SlideFeatures": "omlab.results.slide_features",
+    "StackSegmentation": "omlab.results.stacks",
     "VideoSegmentation": "omlab.results.frames",
     "headline": "omlab.results.summary",
     "read_segmentation": "omlab.results.reading",
@@ -43,6 +45,7 @@ __all__ = [
     "Scores",
     "Segmentation",
     "SlideFeatures",
+    "StackSegmentation",
     "VideoSegmentation",
     "headline",
     "read_segmentation",

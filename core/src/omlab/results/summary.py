@@ -8,6 +8,7 @@ import numpy as np
 
 from omlab.results.frames import VideoSegmentation
 from omlab.results.slide_features import SlideFeatures
+from omlab.results.stacks import StackSegmentation
 from omlab.results.types import Classification, Detections, Embedding, Generation, Result, Scores, Segmentation
 
 
@@ -17,6 +18,11 @@ def headline(result: Result) -> str:
         seen = {label.name: result.found_in()[label.value] for label in result.structures}
         total = len(result.labels)
         return ", ".join(f"{name} in {n} of {total} frames" for name, n in seen.items() if n) or "nothing found"
+    if isinstance(result, StackSegmentation):
+        voxels = max(1, int(np.prod(result.labels.shape, dtype=np.int64)))
+        told = [f"{s.name} {result.counts()[s.value] / voxels:.2%} of the voxels" for s in result.structures]
+        lengths = [f"{value:.4g} {name[7:]}" for name, value in result.measurements.items() if name[:7] == "length_"]
+        return ", ".join(told + lengths)
     if isinstance(result, Segmentation):
         rows = [row for row in _structures(result) if row["voxels"]]
         if not rows:
@@ -52,6 +58,8 @@ def summarise(result: Result) -> dict[str, Any]:
     facts: dict[str, Any] = {"kind": result.kind.value, "measurements": dict(result.measurements)}
     if isinstance(result, VideoSegmentation):
         facts |= {"frames": len(result.labels), "rate": result.rate}
+    if isinstance(result, StackSegmentation):
+        facts |= {"start": list(result.start), "spacing_um": list(result.spacing_um) if result.spacing_um else None}
     if isinstance(result, Segmentation):
         facts |= {"shape": list(result.labels.shape), "structures": _structures(result)}
         if result.geometry is not None:

@@ -9,6 +9,7 @@ from omlab.cases.types import Case
 from omlab.errors import OutputError, UsageError
 from omlab.results.frames import VideoSegmentation
 from omlab.results.slide_features import SlideFeatures
+from omlab.results.stacks import ENDINGS, StackSegmentation
 from omlab.results.types import Classification, Detections, Embedding, Generation, Result, Scores, Segmentation
 from omlab.vocabulary import FORMATS
 
@@ -17,6 +18,8 @@ def default_formats(result: Result, case: Case) -> tuple[str, ...]:
     """The format of the input for label maps; the plainest one that holds everything for the rest."""
     if isinstance(result, VideoSegmentation):
         return ("tiff", "csv")
+    if isinstance(result, StackSegmentation):
+        return (result.labels.format, "csv")
     if isinstance(result, Segmentation):
         table = ("csv",) if result.columns else ()
         if case.source.format == "dicom":
@@ -95,6 +98,14 @@ def _writer(
         from omlab.results.frames import write_tiff
 
         return f"{stem}.tiff", lambda path: write_tiff(result, path)
+    if isinstance(result, StackSegmentation):
+        if name not in ENDINGS:
+            raise UsageError(
+                f"the label map of a stack cannot be written as {name}", remedy=f"Use --format {', '.join(ENDINGS)}"
+            )
+        from omlab.results.stacks import write_segmentation
+
+        return f"{stem}{ENDINGS[name]}", lambda path: write_segmentation(result, path, name)
     if not isinstance(result, Segmentation):
         raise UsageError(f"a {stem} cannot be written as {name}", remedy="Use --format json, csv or npz")
     if name == "nifti":

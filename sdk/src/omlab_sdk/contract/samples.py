@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omlab.cases import Image, Message, PatchFeatures, Sequence, Slide, Text, Video, Volume
+from omlab.cases import Image, Message, PatchFeatures, Sequence, Slide, Stack, Text, Video, Volume
 from omlab.cases.types import Case
 from omlab.geometry import Geometry
 from omlab.vocabulary import InputKind, Prompt
@@ -96,6 +96,18 @@ class _Discs:
         return np.where(tissue[:, :, None], pink, 240).astype(np.uint8)
 
 
+def stack() -> Stack:
+    """24 planes of 40 x 36 pixels of 16 bits: two bright threads on a dim ground."""
+    from omlab.cases.stack import ArrayPlanes, of_planes
+
+    z, y, x = np.mgrid[0:24, 0:40, 0:36].astype(np.float32)
+    threads = np.exp(-((y - 12 - z / 3) ** 2 + (x - 18 - 6 * np.sin(z / 5)) ** 2) / 4)
+    threads += np.exp(-((z - 12) ** 2 + (x - 4 - y / 2) ** 2) / 3)
+    noise = np.random.default_rng(0).normal(0, 120, threads.shape)
+    voxels = np.clip(3000 + 14000 * threads + noise, 0, 65535).astype(np.uint16)
+    return of_planes(ArrayPlanes(voxels, (2.0, 1.0, 1.0)), "sample")
+
+
 def features() -> PatchFeatures:
     """Features of a 6 x 5 grid of patches, 768 each, deterministic."""
     values = np.random.default_rng(0).standard_normal((30, 768)).astype(np.float32)
@@ -128,6 +140,7 @@ SAMPLES: dict[InputKind, Callable[[], Case]] = {
     InputKind.VIDEO: video,
     InputKind.FEATURES: features,
     InputKind.SLIDE: slide,
+    InputKind.STACK: stack,
 }
 
 
@@ -183,6 +196,14 @@ def write_sample(kind: InputKind, folder: Path) -> Path:
     if isinstance(case, Slide):
         path = folder / "sample.tif"
         _write_pyramid(case, path)
+        return path
+    if isinstance(case, Stack):
+        import tifffile
+
+        path = folder / "sample.tif"
+        with tifffile.TiffWriter(path) as tiff:
+            for number in range(len(case)):
+                tiff.write(case[number], contiguous=False, metadata=None)
         return path
     raise ValueError(f"there is no sample of kind {kind}")
 
