@@ -1,0 +1,230 @@
+"""D-MIM as a model of omlab: ultrasound image to embedding, classes, or a label map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from omlab.cards import Variant
+from omlab.cases import Case, Image
+from omlab.errors import InputError, WeightsError, require
+from omlab.graphs import Graph, Judge, TensorSpec
+from omlab.inference.resampling import along, matrix
+from omlab.model import Context, Model
+from omlab.results import Classification, Embedding, Label, Result, Segmentation
+from omlab.results.colours import colour_of
+from omlab.results.naming import class_names
+
+if TYPE_CHECKING:
+    import torch
+
+WIDTH = 768
+#: Pixels along a side that upstream's networks take, by task.
+SIDES = {"embedding": 224, "classification": 224, "segmentation": 512}
+#: Less cannot show a structure.
+LEAST = 32
+#: Of U-Net's probabilities.
+THRESHOLD = 0.5
+_SOURCES = (
+    "omlab_d_mim.network", "omlab_d_mim.segmenter", "omlab_d_mim.checkpoint", "omlab_sdk.networks.vit",
+    "omlab_sdk.networks.beit", "omlab_sdk.networks.upernet",
+)  # fmt: skip
+
+
+class DMim(Model):
+    """The model ``d-mim``."""
+
+    def graphs(self, variant: Variant) -> tuple[Graph, ...]:
+        """``encoder``: images to features; ``classifier``: to logits; ``segmenter``: to the probability of each pixel
+        at half the size (U-Net, U-Net++), or a window to scores of its pixels (UPerNet)."""
+        task = variant.config["task"]
+        side = SIDES[task]
+        ranges = {"batch": (1, 1, 8 if task == "segmentation" else 64)}
+        # A user's own checkpoint decides how many classes there are.
+        open_ranges = ranges | {"classes": (1, 2, 10000)}
+        name, judge = "segmenter", Judge.LABELS
+        if task == "embedding":
+            name, judge = "encoder", Judge.EMBEDDING
+            output = TensorSpec("feature", "float32", ("batch", WIDTH), "batch feature", ranges)
+        elif task == "classification":
+            name, judge = "classifier", Judge.LOGITS
+            output = TensorSpec("logits", "float32", ("batch", "classes"), "batch class", open_ranges)
+        elif variant.config["network"] == "upernet":
+            shape = ("batch", "classes", side, side)
+            output = TensorSpec("scores", "float32", shape, "batch class row column", open_ranges)
+        else:
+            judge, shape = Judge.PROBABILITY, ("batch", 1, side // 2, side // 2)
+            output = TensorSpec("probability", "float32", shape, "batch class row column", ranges)
+        image = TensorSpec("image", "float32", ("batch", 3, side, side), "batch channel row column", ranges)
+        config = {key: value for key, value in variant.config.items() if key != "blur"}
+        return (Graph(name=name, inputs=(image,), outputs=(output,), judge=judge, sources=_SOURCES, config=config),)
+
+    def untrained(self, graph: Graph, variant: Variant) -> torch.nn.Module:
+        """Upstream's network of the variant, as constructed."""
+        from omlab_d_mim.network import CONV_SIZES, VIT_SIZES, ConvViT, VisionTransformer
+        from omlab_d_mim.segmenter import unet, upernet
+
+        config = variant.config
+        if config["task"] == "segmentation":
+            if config["network"] == "upernet":
+                return upernet().eval()
+            return unet(config["encoder"], nested=config["network"] == "unetpp").eval()
+        classes = 0 if config["task"] == "embedding" else 2
+        if config.get("encoder") == "mae":
+            return VisionTransformer(num_classes=classes, **VIT_SIZES["base"]).eval()
+        return ConvViT(num_classes=classes, **CONV_SIZES["base"]).eval()
+
+    def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
+        """The network with the published or the user's weights.
+
+        Raises
+        ------
+        omlab.errors.WeightsError
+            The file does not fit the variant, or is of another model.
+        """
+        for module in ("torch", "omlab_sdk"):
+            require(module, needed_for="making the engine of d-mim", install="omlab-d-mim[convert]")
+        from omlab_d_mim import checkpoint
+
+        (asset,) = variant.weights
+        path, config = files[asset.id], variant.config
+        task = config["task"]
+        if task == "segmentation":
+            return _checked(checkpoint.segmenter(path, asset), variant, path)
+        read = checkpoint.embedder if task == "embedding" else checkpoint.classifier
+        network = read(path, asset)
+        encoder = _encoder_of(network)
+        if config.get("encoder", encoder) != encoder:
+            raise WeightsError(
+                f"{path}: holds the encoder {encoder}, expected {config['encoder']}",
+                remedy="Choose the variant of this encoder",
+            )
+        _check_side(network.side, task, path)
+        width = network.pos_embed.shape[2]
+        if task == "embedding" and width != WIDTH:
+            raise WeightsError(
+                f"{path}: has features of {width} numbers, expected {WIDTH}",
+                remedy="Embeddings are of the base size, the published one; other sizes run as classifiers",
+            )
+        return network
+
+    def predict(self, case: Case, context: Context) -> Result:
+        """Embedding [768], probabilities of the classes, or a label map on the grid of the image.
+
+        Raises
+        ------
+        omlab.errors.InputError
+            The case is no image, or so small that nothing can be seen.
+        omlab.errors.UsageError
+            The option ``names`` does not name every class.
+        """
+        from omlab_d_mim import preprocess
+
+        if not isinstance(case, Image):
+            raise InputError(f"{case.name}: d-mim takes an image, found {case.kind}")
+        rows, columns = case.pixels.shape[:2]
+        if min(rows, columns) < LEAST:
+            raise InputError(f"{case.name}: has {rows} x {columns} pixels, expected at least {LEAST} along each side")
+        config, names = context.variant.config, context.options["names"]
+        blur = context.options["blur"]
+        with context.stage("prepare"):
+            rgb = case.rgb8()
+            if blur == "yes" or (blur == "auto" and config["blur"]):
+                rgb = preprocess.as_trained(rgb)
+        if config["task"] == "segmentation":
+            segment = self._windows if config["network"] == "upernet" else self._whole
+            labels, found = segment(rgb, context)
+            known = class_names(found, context.variant.labels, names)
+            structures = tuple(
+                Label(value=value, name=name, colour=colour_of(value)) for value, name in enumerate(known) if value
+            )
+            return Segmentation(labels=labels, structures=structures)
+        with context.stage("prepare"):
+            image = preprocess.classification(rgb, SIDES[config["task"]])[None]
+        with context.stage("network"):
+            if config["task"] == "embedding":
+                return Embedding(vector=np.asarray(context.engines["encoder"]({"image": image})["feature"][0]))
+            logits = context.engines["classifier"]({"image": image})["logits"][0]
+        return Classification.of_logits(logits, class_names(len(logits), (), names))
+
+    def _whole(self, rgb: NDArray[np.uint8], context: Context) -> tuple[NDArray[np.uint8], int]:
+        """(label map, classes) of U-Net or U-Net++."""
+        from omlab_d_mim import preprocess
+
+        with context.stage("prepare"):
+            image = preprocess.segmentation(rgb, SIDES["segmentation"])
+        with context.stage("network"):
+            probability = context.engines["segmenter"]({"image": image[None]})["probability"][0, 0]
+        with context.stage("restore"):
+            return foreground(np.asarray(probability), *rgb.shape[:2]), 2
+
+    def _windows(self, rgb: NDArray[np.uint8], context: Context) -> tuple[NDArray[np.unsignedinteger[Any]], int]:
+        """(label map, classes) of UPerNet, whose scores are averaged over windows."""
+        from omlab.inference.segmenting import segment
+        from omlab_d_mim import preprocess
+
+        side, classes = SIDES["segmentation"], 0
+        engine = context.engines["segmenter"]
+
+        def network(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+            nonlocal classes
+            scores = np.asarray(engine({"image": np.ascontiguousarray(windows[:, :, 0])})["scores"], np.float32)
+            classes = scores.shape[1]
+            return scores[:, :, None]
+
+        with context.stage("prepare"):
+            image = preprocess.fitted(rgb)
+        starts = ((0,), *(preprocess.starts(max(length, side), side) for length in image.shape[1:]))
+        labels = np.zeros((1, *rgb.shape[:2]), np.uint16)
+        # Names say how many classes to expect; the guess only bears on memory.
+        guess = max(2, len([name for name in context.options["names"].split(",") if name]))
+        with context.stage("network"):
+            segment(
+                image[:, None], labels, (1, side, side), network, classes=guess, starts=starts, weighted=False,
+                softmax=False, done=lambda done, total: context.progress("network", done, total, "windows"),
+            )  # fmt: skip
+        return labels[0].astype(np.uint8) if classes <= 256 else labels[0], classes
+
+
+def foreground(probability: NDArray[np.floating[Any]], rows: int, columns: int) -> NDArray[np.uint8]:
+    """[row, column] probabilities to 0 and 1 on another grid of the same picture: bilinear, then the threshold."""
+    on_rows = along(probability, matrix(probability.shape[0], rows, 1), 0, np.float32)
+    found = along(on_rows, matrix(probability.shape[1], columns, 1), 1, np.float32)
+    return (found >= THRESHOLD).astype(np.uint8)
+
+
+def _encoder_of(network: Any) -> str:
+    return "convmae" if hasattr(network, "patch_embed4") else "mae"
+
+
+def _check_side(side: int, task: str, path: Path) -> None:
+    if side != SIDES[task]:
+        raise WeightsError(
+            f"{path}: was trained on {side} pixels, expected {SIDES[task]}",
+            remedy=f"Train it at {SIDES[task]} pixels, upstream's configuration",
+        )
+
+
+def _checked(network: Any, variant: Variant, path: Path) -> Any:
+    """A segmentation network, if it is the variant's."""
+    upernet = type(network).__name__ == "UPerNet"
+    encoder = network.backbone if upernet else network.encoder
+    kind = "upernet" if upernet else "unetpp" if network.nested else "unet"
+    found, wanted = (kind, _encoder_of(encoder)), (variant.config["network"], variant.config["encoder"])
+    if found != wanted:
+        fitting = kind + ("-mae" if found[1] == "mae" else "")
+        raise WeightsError(
+            f"{path}: holds {found[0]} on the encoder {found[1]}, expected {wanted[0]} on {wanted[1]}",
+            remedy=f"Use --variant {fitting}",
+        )
+    _check_side(encoder.side, "segmentation", path)
+    if not upernet and network.segmentation_head[0].out_channels != 1:
+        raise WeightsError(
+            f"{path}: has {network.segmentation_head[0].out_channels} classes, expected one foreground",
+            remedy="Train it with one class, upstream's configuration; UPerNet takes several",
+        )
+    return network
