@@ -20,8 +20,10 @@ class SteadyNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         centred = x - _mean(x)
-        scale = self.weight[:, None, None, None] * torch.rsqrt(_mean(centred * centred) + self.eps)
-        return centred * scale + self.bias[:, None, None, None]
+        scale = torch.rsqrt(_mean(centred * centred) + self.eps)
+        if self.weight is None or self.bias is None:
+            return centred * scale
+        return centred * (self.weight[:, None, None, None] * scale) + self.bias[:, None, None, None]
 
 
 def _mean(x: Tensor) -> Tensor:

@@ -1,0 +1,77 @@
+"""Fine-tuning on cubes, as D-LMBmap trains: Adam with a falling rate, nnU-Net's loss, no mirroring."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from omlab.cards import Variant
+from omlab.cases import Volume
+from omlab.errors import InputError, UsageError
+from omlab.results import Segmentation
+from omlab_axon_seg import checkpoint, losses
+from omlab_axon_seg.model import arguments
+from omlab_sdk.segmenters import Prepared, Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def recipe(
+    variant: Variant, files: Mapping[str, Path], outputs: int, *, state: Mapping[str, Tensor] | None = None,
+    patch: Sequence[int] | None = None, spacing_mm: Sequence[float] | None = None,
+) -> Recipe:  # fmt: skip
+    """The recipe of a variant: all weights of its file, or ``state``; at random without either.
+
+    The rate falls as in nnU-Net; upstream lowers it where the training loss no longer falls
+    (:func:`omlab_axon_seg.losses.plateau`), which one run cannot foresee.
+
+    Raises
+    ------
+    omlab.errors.UsageError
+        There are other structures than axons, or another size of windows or voxels is asked for.
+    """
+    config = dict(variant.config)
+    side = (int(config["side"]),) * 3
+    if config["network"] != "axial":
+        raise UsageError("the older network has no recipe", remedy="Take a variant with axial attention")
+    if outputs != 2:
+        raise UsageError(f"axon-seg tells axons from background, the dataset has {outputs - 1} structures")
+    if spacing_mm or (patch and tuple(patch) != side):
+        raise UsageError(f"the network takes windows of {side} voxels as they are, for its positions are learned")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network: torch.nn.Module = checkpoint.build("axial", deep_supervision=True, **arguments(config))
+    if state is None and variant.weights:
+        (asset,) = variant.weights
+        state = checkpoint.read(files[asset.id])
+    if state is not None:
+        from omlab_sdk.checkpoints import load_into
+
+        load_into(network, state, name="the weights to begin with")
+    objective = losses.AxonObjective(network)
+    return Recipe(
+        network=network, state=network, config=config, patch=side, prepare=_prepared,
+        loss=lambda given, target: objective.of([head.float() for head in given], target),
+        labels=lambda given: given[0].argmax(1), optimiser=losses.optimiser,
+        schedule=lambda epoch, epochs, rate: float(rate * (1 - epoch / epochs) ** 0.9),
+        rate=losses.RATE, clip=12.0, epochs=losses.EPOCHS, batches=losses.BATCHES_AN_EPOCH, batch=losses.BATCH,
+    )  # fmt: skip
+
+
+def _prepared(case: Volume, reference: Segmentation) -> Prepared:
+    """A cube with its z-score. Raises :class:`InputError` for a reference of another size."""
+    if reference.labels.shape != case.voxels.shape:
+        raise InputError(
+            f"{case.name}: its label map has {reference.labels.shape} voxels, the cube {case.voxels.shape}"
+        )
+    values = case.voxels.astype(np.float32)
+    centre, spread = values.mean(dtype=np.float64), values.std(dtype=np.float64)
+    image = ((values - np.float32(centre)) / np.float32(spread + 1e-8)).T[None]
+    return Prepared(
+        image=np.ascontiguousarray(image), labels=np.ascontiguousarray((reference.labels > 0).T.astype(np.int16))
+    )
