@@ -138,7 +138,9 @@ class DMim(Model):
         if config["task"] == "segmentation":
             segment = self._windows if config["network"] == "upernet" else self._whole
             labels, found = segment(rgb, context)
-            known = class_names(found, context.variant.labels, names)
+            # The card's one label is of segmenters with background and foreground; other classes are the user's own.
+            labelled = context.variant.labels or (self.card.labels if found == 2 else ())
+            known = class_names(found, labelled, names)
             structures = tuple(
                 Label(value=value, name=name, colour=colour_of(value)) for value, name in enumerate(known) if value
             )
