@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 #: Windows of scans held back that the Dice of an epoch is taken on.
 _CHECKED = 8
 _SEEN = "scans.json"
+#: What the title of a model says after the base's, once in a chain.
+_MADE = ", fine-tuned"
 #: Labels are written in eight bits.
 _GREATEST = 255
 
@@ -110,7 +112,8 @@ class SegmenterTuning(Adapter):
             "training": settings, **{f"{split}_failed": list(rows) for split, rows in found.failed.items() if rows},
         }  # fmt: skip
         return {
-            "title": f"{base.card.title or base.card.name}, fine-tuned", "summary": f"Segments {shown}",
+            "title": (base.card.title or base.card.name).removesuffix(_MADE) + _MADE,
+            "summary": f"Segments {shown}",
             "options": table.get("options", []), "variants": [{"name": "adapted", "config": dict(recipe.config)}],
             "labels": [
                 {"value": label.value, "name": label.name, "colour": "#{:02x}{:02x}{:02x}".format(*label.colour)}
