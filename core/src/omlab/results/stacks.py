@@ -91,8 +91,6 @@ class StackSegmentation(Segmentation):
     start: tuple[int, int, int] = (0, 0, 0)
     spacing_um: tuple[float, float, float] | None = None
     ours: bool = True
-    #: Removes a temporary folder when nobody needs the result any more.
-    keeper: Any = None
 
     def counts(self) -> dict[int, int]:
         """Voxels of each structure; counted while they were made."""
@@ -103,8 +101,8 @@ class StackSegmentation(Segmentation):
         return of_planes(self.labels.planes, self.labels.path.name, path=self.labels.path)
 
     def keep_until_gone(self, folder: Path) -> StackSegmentation:
-        """Have ``folder`` removed when the result is no longer used."""
-        object.__setattr__(self, "keeper", weakref.finalize(self, shutil.rmtree, folder, True))
+        """Have ``folder`` removed when neither the result nor its labels are used any longer."""
+        weakref.finalize(self.labels, shutil.rmtree, folder, True)
         return self
 
 

@@ -34,7 +34,7 @@ class AxonSeg(Model):
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """``net``: a window, normalised, to logits of background and axon; of an older network that has one output,
         to that of axons."""
-        side = (int(variant.config["side"]),) * 3
+        side = (side_of(variant),) * 3
         classes: int | str = 2 if variant.config["network"] == "axial" else "classes"
         axes = "batch channel z y x"
         return (
@@ -57,7 +57,7 @@ class AxonSeg(Model):
         """The network as constructed."""
         from omlab_axon_seg.checkpoint import build
 
-        return self.as_graph(build(str(variant.config["network"]), **arguments(variant.config)))
+        return self.as_graph(build(str(variant.config["network"]), **arguments(variant)))
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The network with upstream's weights."""
@@ -66,10 +66,9 @@ class AxonSeg(Model):
         from omlab_axon_seg.checkpoint import load
 
         (asset,) = variant.weights
-        given = arguments(variant.config)
-        side = given.pop("side", None)
+        given = {name: value for name, value in arguments(variant).items() if name != "side"}
         kind = str(variant.config["network"])
-        network = load(files[asset.id], kind, side=side, **given)
+        network = load(files[asset.id], kind, side=(side_of(variant),) * 3, **given)
         return self.as_graph(_fitting(network, kind, str(files[asset.id])))
 
     @staticmethod
@@ -96,7 +95,7 @@ class AxonSeg(Model):
         from omlab_axon_seg.checkpoint import build
         from omlab_sdk.checkpoints import load_into
 
-        network = build(str(variant.config["network"]), **arguments(variant.config))
+        network = build(str(variant.config["network"]), **arguments(variant))
         load_into(network, state, name=f"the weights of '{self.card.name}'")
         return self.as_graph(network)
 
@@ -104,7 +103,7 @@ class AxonSeg(Model):
         """Raises :class:`omlab.errors.UsageError` for options out of their range."""
         from omlab_axon_seg import pipeline
 
-        pipeline.check(options, min(int(variant.config["side"]) for variant in self.card.variants))
+        pipeline.check(options, max(side_of(variant) for variant in self.card.variants))
 
     def predict(self, case: Case, context: Context) -> StackSegmentation:
         """Label map in the form of the input, with centre lines, densities and lengths.
@@ -128,15 +127,20 @@ class AxonSeg(Model):
             return engine({"image": np.ascontiguousarray(tile[None, None])})["logits"][0]
 
         card = (context.variant.labels or self.card.labels)[0]
-        return pipeline.run(case, context, network, Label.of(card))
+        return pipeline.run(case, context, network, Label.of(card), side_of(context.variant))
 
 
-def arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments of a variant's network."""
-    if config["network"] == "unet":
+def side_of(variant: Variant) -> int:
+    """Voxels along each side of a window."""
+    return int(variant.config["side"])
+
+
+def arguments(variant: Variant) -> dict[str, Any]:
+    """Constructor arguments of a variant's network, as far as the card tells them."""
+    if variant.config["network"] == "unet":
         return {}
     names = ("base", "num_pool", "max_num_features", "heads", "dim_heads", "skip")
-    return {"side": (int(config["side"]),) * 3} | {name: config[name] for name in names if name in config}
+    return {"side": (side_of(variant),) * 3} | {n: variant.config[n] for n in names if n in variant.config}
 
 
 def _fitting(network: torch.nn.Module, kind: str, name: str) -> torch.nn.Module:

@@ -26,8 +26,12 @@ from omlab_axon_seg.tracing import CellSums, Thinner
 Triple = tuple[int, int, int]
 
 
-def run(stack: Stack, context: Context, network: Network, structure: Label) -> StackSegmentation:
+def run(stack: Stack, context: Context, network: Network, structure: Label, side: int) -> StackSegmentation:
     """Segment a stack. Memory does not grow with the number of its planes; results grow on the disk.
+
+    Parameters
+    ----------
+    network : takes windows of ``side`` voxels.
 
     Raises
     ------
@@ -37,7 +41,7 @@ def run(stack: Stack, context: Context, network: Network, structure: Label) -> S
         An option is out of its range.
     """
     options = context.options
-    windows = Windows(*region_of(options["region"], stack), overlap=int(options["overlap"]), side=_side(context))
+    windows = Windows(*region_of(options["region"], stack), overlap=int(options["overlap"]), side=side)
     spacing = spacing_of(options["voxel"]) or stack.spacing_um
     temporary = context.scratch is None
     folder = Path(tempfile.mkdtemp(prefix="omlab-axons-")) if context.scratch is None else context.scratch
@@ -232,10 +236,6 @@ def _share_out(context: Context, seconds: float) -> None:
     row = context.stages.setdefault("network", {"seconds": 0.0, "peak_mb": 0.0})
     row["seconds"] += seconds
     row["peak_mb"] = max(row["peak_mb"], restore["peak_mb"])
-
-
-def _side(context: Context) -> int:
-    return int(context.variant.config["side"])
 
 
 def check(options: Mapping[str, Any], side: int) -> None:

@@ -14,7 +14,7 @@ from omlab.cases import Volume
 from omlab.errors import InputError, UsageError
 from omlab.results import Segmentation
 from omlab_axon_seg import checkpoint, losses
-from omlab_axon_seg.model import arguments
+from omlab_axon_seg.model import arguments, side_of
 from omlab_sdk.segmenters import Prepared, Recipe
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def recipe(
         There are other structures than axons, or another size of windows or voxels is asked for.
     """
     config = dict(variant.config)
-    side = (int(config["side"]),) * 3
+    side = (side_of(variant),) * 3
     if config["network"] != "axial":
         raise UsageError("the older network has no recipe", remedy="Take a variant with axial attention")
     if outputs != 2:
@@ -45,7 +45,7 @@ def recipe(
         raise UsageError(f"the network takes windows of {side} voxels as they are, for its positions are learned")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network: torch.nn.Module = checkpoint.build("axial", deep_supervision=True, **arguments(config))
+        network: torch.nn.Module = checkpoint.build("axial", deep_supervision=True, **arguments(variant))
     if state is None and variant.weights:
         (asset,) = variant.weights
         state = checkpoint.read(files[asset.id])
