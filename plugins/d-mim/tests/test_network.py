@@ -101,6 +101,24 @@ def test_other_files_are_answered(entry: str, kwargs: dict, outputs: list[str]) 
         assert found["loss"] == pytest.approx((wrong * found["mask"]).sum() / found["mask"].sum(), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("entry", "pretrained", "classified", "deblurring"),
+    [
+        ("model.models_dconvmae.dconvmae_convvit_base_patch16", True, False, True),
+        ("model.models_convmae.MaskedAutoencoderConvViT", True, False, False),
+        ("dmae_vit_huge_patch14", True, False, True),
+        ("mae_vit_large_patch16", True, False, False),
+        ("model.models_convvit.ConvViT", False, True, False),
+        ("model.models_vit.vit_huge_patch14", False, True, False),
+        ("model.models_dmae.DMaskedAutoencoderViT; model.models_vit.VisionTransformer (vit.*)", True, True, True),
+        ("util/pos_embed.py, encoders/convmae_ckpt.py", False, False, False),
+    ],
+)
+def test_entries_are_told_apart(entry: str, pretrained: bool, classified: bool, deblurring: bool) -> None:
+    found = (goldens._PRETRAINED, goldens._CLASSIFIED, goldens._DEBLURRING)
+    assert tuple(bool(names.search(entry)) for names in found) == (pretrained, classified, deblurring)
+
+
 def test_what_is_hidden_never_shows() -> None:
     """Pixels of hidden patches have no influence on the latent of the visible ones."""
     network = seed_module(ConvAutoencoder(decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2, **CONV)).eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,12 @@ _TRUNK = {
 _HEAD = {"num_classes", "global_pool"}
 _DECODER = {"decoder_embed_dim", "decoder_depth", "decoder_num_heads", "norm_pix_loss"}
 _ENCODER = _TRUNK | {"init_values", "use_rel_pos_bias", "out_indices"}
+#: Upstream's names of modules, classes and constructors, as in "models_dconvmae.dconvmae_convvit_base_patch16".
+_PRETRAINED = re.compile(r"MaskedAutoencoder|models_d?(?:conv)?mae\b|\bd?(?:conv)?mae_\w*(?:base|large|huge)")
+_CLASSIFIED = re.compile(
+    r"(?<!Autoencoder)ConvViT\b|models_(?:conv)?vit\b|VisionTransformer|\b(?:conv)?vit_(?:base|large|huge)"
+)
+_DEBLURRING = re.compile(r"DMasked|models_d(?:conv)?mae\b|\bd(?:conv)?mae_")
 #: Of plain vision transformers only; the others take a number for each stage.
 _ONE_NUMBER = ("img_size", "patch_size")
 
@@ -39,17 +45,16 @@ def compute(golden: Golden) -> Mapping[str, np.ndarray]:
         The file is of a network or step that this package does not have.
     """
     entry = str(golden.meta.get("entry", ""))
-    if re.search(r"[Uu]perHead|UPerHead|EncoderDecoder", entry):
+    parts: tuple[Callable[[Golden], dict[str, Any]], ...]
+    if re.search(r"UPerHead|EncoderDecoder", entry):
         parts = (_upernet,)
     elif "segmentation_models_pytorch" in entry or "SEG_UNET:" in entry:
         parts = (_unet,)
     else:
         # A file may hold an autoencoder's and a classifier's outputs.
-        pretrained = re.search(r"MaskedAutoencoder|models_d?(conv)?mae\b|d?(conv)?mae_\w+", entry)
-        classified = re.search(r"models_convvit|ConvViT\b|models_vit|VisionTransformer", entry)
-        autoencoder = (_pretraining,) if pretrained and "pos_embed" not in entry else ()
-        classifier = (_classifier,) if classified and not re.fullmatch(r".*MaskedAutoencoderConvViT", entry) else ()
-        parts = autoencoder + classifier or (_steps,)  # type: ignore[assignment]
+        autoencoder = (_pretraining,) if _part_of(entry, _PRETRAINED) else ()
+        classifier = (_classifier,) if _part_of(entry, _CLASSIFIED) else ()
+        parts = autoencoder + classifier or (_steps,)
     found: dict[str, Any] = {}
     with torch.no_grad():
         for part in parts:
@@ -60,6 +65,11 @@ def compute(golden: Golden) -> Mapping[str, np.ndarray]:
             "UNet, UNet++, UPerNet, and the transforms"
         )
     return {name: value.numpy() if isinstance(value, Tensor) else np.asarray(value) for name, value in found.items()}
+
+
+def _part_of(entry: str, names: re.Pattern[str]) -> str:
+    """The part of an entry, with semicolons between, that has one of these names; empty if none has."""
+    return next((part for part in entry.split(";") if names.search(part)), "")
 
 
 def _arguments(given: Mapping[str, Any], known: set[str], *, conv: bool) -> dict[str, Any]:
@@ -116,7 +126,7 @@ def _input(golden: Golden, *names: str) -> Tensor:
 
 
 def _pretraining(golden: Golden) -> dict[str, Any]:
-    entry = str(golden.meta["entry"]).partition(";")[0]
+    entry = _part_of(str(golden.meta["entry"]), _PRETRAINED)
     conv = bool(re.search(r"conv", entry, re.IGNORECASE))
     given = _given(golden, "DMaskedAutoencoderConvViT", "MaskedAutoencoderConvViT", "DMaskedAutoencoderViT",
                    "MaskedAutoencoderViT")  # fmt: skip
@@ -124,7 +134,7 @@ def _pretraining(golden: Golden) -> dict[str, Any]:
     arguments.pop("qkv_bias", None)
     network: Autoencoder = (ConvAutoencoder if conv else VisionAutoencoder)(**arguments)
     seed_module(network.eval(), golden.kept)
-    vanilla = not re.search(r"\bD?[Dd](?:MaskedAutoencoder|convmae|mae)|models_d(?:conv)?mae|DMasked", entry)
+    vanilla = not _DEBLURRING.search(entry)
     ratio = golden.meta.get("call", {}).get("mask_ratio", 0.75)
     image = _input(golden, "blurred", "image", "img", "imgs")
     original = image if vanilla else _input(golden, "original", "image")
@@ -145,10 +155,12 @@ def _pretraining(golden: Golden) -> dict[str, Any]:
 
 
 def _classifier(golden: Golden) -> dict[str, Any]:
-    entry = next(part for part in str(golden.meta["entry"]).split(";") if "MaskedAuto" not in part)
+    entry = _part_of(str(golden.meta["entry"]), _CLASSIFIED)
     conv = "conv" in entry.lower()
     given = _given(golden, "ConvViT" if conv else "VisionTransformer")
-    prefix = "vit." if "(vit.*)" in entry else ""
+    # "(vit.*)" says that its outputs are called so.
+    named = re.search(r"\((\w+\.)\*\)", entry)
+    prefix = named.group(1) if named else ""
     arguments = _sized(entry, conv=conv) | _arguments(given, _TRUNK | _HEAD, conv=conv)
     pooled = arguments.pop("global_pool", True)
     image = _input(golden, "image")
