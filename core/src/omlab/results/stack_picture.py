@@ -10,7 +10,8 @@ from PIL import ImageDraw
 from omlab.results.picture import BACKGROUND, FAINT, GAP, MARGIN, _font, _title
 from omlab.results.slide_picture import _scale_bar
 
-SIDE = 900
+#: Longer side of a panel, at most and at least.
+SIDE, LEAST = 900, 420
 
 
 class Projection:
@@ -52,11 +53,11 @@ def draw(
     plain = np.repeat((255 * shade)[:, :, None], 3, axis=2)
     weight = np.clip(found.values / max(1.0, float(found.values.max())), 0, 1)[:, :, None] * 0.85
     marked = 0.55 * plain * (1 - weight) + weight * np.array(colour, np.float32)
-    scale = min(1.0, SIDE / max(shade.shape)) if max(shade.shape) > SIDE else max(1, SIDE // 2 // max(shade.shape))
+    scale = max(1.0, LEAST / max(shade.shape))
     size = max(1, round(shade.shape[1] * scale)), max(1, round(shade.shape[0] * scale))
     panels = [Pillow.fromarray(p.astype(np.uint8)).resize(size, Pillow.Resampling.BILINEAR) for p in (plain, marked)]
     width = max(2 * size[0] + GAP, 520) + 2 * MARGIN
-    sheet = Pillow.new("RGB", (width, 78 + size[1] + 40 + MARGIN), BACKGROUND)
+    sheet = Pillow.new("RGB", (width, 78 + size[1] + 66 + MARGIN), BACKGROUND)
     pen = ImageDraw.Draw(sheet)
     _title(pen, title, name)
     for number, panel in enumerate(panels):
@@ -64,5 +65,5 @@ def draw(
     below = 78 + size[1] + 12
     pen.text((MARGIN, below), caption, fill=FAINT, font=_font(15))
     if um is not None:
-        _scale_bar(pen, (width - MARGIN, below), scale / (um * grey.factor), size[0])
+        _scale_bar(pen, (width - MARGIN, below + 26), scale / (um * grey.factor), size[0])
     return sheet

@@ -21,7 +21,9 @@ def headline(result: Result) -> str:
     if isinstance(result, StackSegmentation):
         voxels = max(1, int(np.prod(result.labels.shape, dtype=np.int64)))
         told = [f"{s.name} {result.counts()[s.value] / voxels:.2%} of the voxels" for s in result.structures]
-        lengths = [f"{value:.4g} {name[7:]}" for name, value in result.measurements.items() if name[:7] == "length_"]
+        lengths = [
+            f"{result.measurements[n]:.4g} {n[7:]}" for n in ("length_mm", "length_voxels") if n in result.measurements
+        ]
         return ", ".join(told + lengths)
     if isinstance(result, Segmentation):
         rows = [row for row in _structures(result) if row["voxels"]]
