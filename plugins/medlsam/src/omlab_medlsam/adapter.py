@@ -97,7 +97,7 @@ class MedLsamAdapter(Adapter):
                 continue
             if len(supports) < len(train):
                 lacking = ", ".join(scan.name for scan in train if scan not in supports)
-                remarks.append(f"{label.name} is lacking in {lacking}, its templates are {len(supports)} others")
+                remarks.append(f"{label.name} is lacking in {lacking}; scans that show it: {len(supports)}")
             templates[label.value] = _described(base, supports, label.value, patch, options)
         if not templates:
             raise InputError(
