@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -59,7 +60,9 @@ def run(stack: Stack, context: Context, network: Network, structure: Label, side
                     outputs.push(plane)
             outputs.finish()
     except BaseException:
-        if not there and not any(folder.iterdir()):
+        if temporary:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif not there and not any(folder.iterdir()):
             folder.rmdir()
         raise
     _share_out(context, clock.seconds)
