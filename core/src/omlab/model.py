@@ -40,8 +40,8 @@ class Context:
     files : asset id -> path of the variant's files, fetched when the first is asked for; for what is no network, say
         the vocabulary of a language model.
     stages : stage -> {"seconds": ..., "peak_mb": ...}, filled by :meth:`stage`.
-    scratch : folder of this case for what is too large for memory, on the disk of its result, and kept if the run is cut
-        off; ``None`` where the result is not written: take a temporary one.
+    scratch : folder of this case for what is too large for memory, on the disk of its result, and kept if the run is
+        cut off; ``None`` where the result is not written: take a temporary one.
     """
 
     variant: Variant
