@@ -255,6 +255,13 @@ def test_centres_and_crops(tmp_path: Path) -> None:
         cubes.centres(tmp_path / "none.csv")
 
 
+def test_proposals_of_wide_cubes() -> None:
+    """Planes along x are blurred each for itself, however many there are."""
+    values = np.random.default_rng(0).integers(0, 9000, (20, 21, 150), dtype=np.uint16)
+    found = cubes.difference(values)
+    assert np.array_equal(found[:, :, 100:], cubes.difference(values[:, :, 100:])) and found.any()
+
+
 def test_weakening_moves_values_to_their_mean() -> None:
     values = np.random.default_rng(0).normal(100, 20, (20, 20, 20))
     found = cubes.weakened(values, [(10, 10, 10)], radius=5)
@@ -403,3 +410,21 @@ def test_files_of_other_things_are_refused() -> None:
     with pytest.raises(GoldenError, match="cannot be made of its arguments"):
         goldens.compute(golden)
     assert checkpoint.arguments_of(CEANet().state_dict(), "ceanet") == {"num_classes": 2, "num_channels": 1}
+
+
+def test_readme_makes_a_training_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of the README as it is written, on a brain of a folder of pages."""
+    pytest.importorskip("nibabel")
+    random = np.random.default_rng(0)
+    (tmp_path / "brain").mkdir()
+    for number in range(152):
+        plane = random.normal(3000, 100, (154, 156))
+        plane[60:64, 20:140] += 9000 * (number % 40 < 4)
+        tifffile.imwrite(tmp_path / "brain" / f"{number:04d}.tif", plane.astype(np.uint16))
+    for name in ("axons", "artefacts"):
+        (tmp_path / f"{name}.csv").write_text(" ,X,Y,Slice\n1,78,77,76\n")
+    text = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    images = sorted((tmp_path / "Dataset001_axons" / "imagesTr").iterdir())
+    assert len(images) == 3 * 2 + 2 and (tmp_path / "Dataset001_axons" / "dataset.json").is_file()

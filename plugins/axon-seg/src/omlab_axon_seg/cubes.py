@@ -16,9 +16,11 @@ from omlab.errors import InputError, require
 HALF = 75
 #: Strength and reach, in voxels, of a weakening of contrast.
 STRENGTH, RADIUS = 0.65, 25
+#: OpenCV 5 takes pictures of up to 128 colours, OpenCV 4 of up to 512; each is blurred for itself.
+_COLOURS = 64
 
 
-def centres(path: Path) -> list[tuple[int, int, int]]:
+def centres(path: str | Path) -> list[tuple[int, int, int]]:
     """Centres (slice, row, column) that were marked in ImageJ: a CSV with the columns X, Y and Slice.
 
     Raises
@@ -82,9 +84,9 @@ def difference(cube: NDArray[Any]) -> NDArray[np.uint16]:
     cv2 = require("cv2", needed_for="proposing labels", install="omlab-axon-seg[prepare]")
     values = np.asarray(cube, np.float64)
     blurred = np.empty_like(values)
-    for start in range(0, values.shape[2], 256):  # a picture has so many colours at most
-        part = np.ascontiguousarray(values[:, :, start : start + 256])
-        blurred[:, :, start : start + 256] = cv2.GaussianBlur(part, (3, 3), 10).reshape(part.shape)
+    for start in range(0, values.shape[2], _COLOURS):
+        part = np.ascontiguousarray(values[:, :, start : start + _COLOURS])
+        blurred[:, :, start : start + _COLOURS] = cv2.GaussianBlur(part, (3, 3), 10).reshape(part.shape)
     return np.maximum(values - blurred, 0).astype(np.uint16)
 
 

@@ -167,13 +167,13 @@ def _zero_to_one(image: Cube) -> NDArray[np.float32]:
     return (values - np.float32(low)) / np.float32(high - low) if high > low else np.zeros_like(values)
 
 
-def write(folder: Path, made: Iterator[Example], *, name: str = "axons") -> int:
+def write(folder: str | Path, made: Iterator[Example], *, name: str = "axons") -> int:
     """Write examples as a raw data set of nnU-Net, from which networks are trained; returns how many.
 
     ``imagesTr/NAME_00000_0000.nii.gz``, ``labelsTr/NAME_00000.nii.gz`` with a spacing of 1, and ``dataset.json``.
     """
     nibabel = require("nibabel", needed_for="writing training cubes", install="omlab-axon-seg[prepare]")
-    cases = []
+    folder, cases = Path(folder), []
     for number, example in enumerate(made):
         case = f"{name}_{number:05d}"
         for place, array in (("imagesTr", example.image), ("labelsTr", example.label)):
