@@ -18,7 +18,7 @@ zarr = pytest.importorskip("zarr")
 import omlab  # noqa: E402
 from omlab.cases import stack as stacks  # noqa: E402
 from omlab.cli.main import main  # noqa: E402
-from omlab.errors import InputError, UsageError, WeightsError  # noqa: E402
+from omlab.errors import InputError, OutputError, UsageError, WeightsError  # noqa: E402
 from omlab.results.stacks import writer  # noqa: E402
 from omlab_axon_seg import brain, checkpoint, labels, model  # noqa: E402
 from omlab_axon_seg.network import GenericUNet  # noqa: E402
@@ -145,6 +145,9 @@ def test_every_form_of_stack_gives_the_same(voxels: np.ndarray, tmp_path: Path) 
     out = tmp_path / "converted"
     assert _run(tmp_path / "brain.tif", out, "--threshold", "127", "--format", "zarr") == 0
     assert np.array_equal(stacks.read(out / "brain" / "segmentation.ome.zarr").read(0, 26), found[0])
+    assert not list(out.rglob("unfinished-*")) and not list(out.rglob("segmentation.tif"))
+    assert _run(tmp_path / "brain.tif", out, "--threshold", "127", "--format", "json") == 0
+    assert not list(out.rglob("unfinished-*")) and len(list(out.rglob("segmentation.tif"))) == 1
 
 
 def test_containers_of_nnunet(voxels: np.ndarray) -> None:
@@ -226,6 +229,20 @@ def test_damage_leaves_nothing_behind(
     (tmp_path / "empty").mkdir()
     assert _run(tmp_path / "empty", tmp_path / "out") != 0
     assert "holds no file that can be a case" in "".join(capsys.readouterr())
+
+
+def test_a_full_disk(voxels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from omlab_axon_seg import pipeline
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline, "writer", full)
+    loaded = omlab.load("axon-seg", variant="combined", engine="torch", threads=1)
+    case = stacks.of_planes(stacks.ArrayPlanes(voxels), "brain")
+    with pytest.raises(OutputError, match="No space left"):
+        loaded.run(case, options={"overlap": 8}, scratch=tmp_path / "case")
+    assert not (tmp_path / "case").exists()
 
 
 class _Long:

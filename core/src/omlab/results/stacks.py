@@ -313,6 +313,23 @@ def write_segmentation(result: StackSegmentation, path: Path, form: str) -> None
         raise
 
 
+def settle(result: StackSegmentation, written: Mapping[str, Path], folder: Path) -> None:
+    """After a result was written into ``folder`` in other formats than it was made in: the temporary label map goes, if
+    it lies there, and ``result.labels`` is one of those that stay.
+
+    Parameters
+    ----------
+    written : format -> path.
+    """
+    labels = result.labels
+    if not result.ours or not written or labels.path.parent != folder:
+        return
+    remove(labels.path)
+    labels.format, path = next(iter(written.items()))
+    labels.moved(path)
+    object.__setattr__(result, "ours", False)
+
+
 def move(path: Path, to: Path) -> None:
     """Give a complete file or folder its name, in place of what has it."""
     if path == to:

@@ -9,7 +9,7 @@ from omlab.cases.types import Case
 from omlab.errors import OutputError, UsageError
 from omlab.results.frames import VideoSegmentation
 from omlab.results.slide_features import SlideFeatures
-from omlab.results.stacks import ENDINGS, StackSegmentation
+from omlab.results.stacks import ENDINGS, StackSegmentation, settle
 from omlab.results.types import Classification, Detections, Embedding, Generation, Result, Scores, Segmentation
 from omlab.vocabulary import FORMATS
 
@@ -55,9 +55,14 @@ def write(
         The folder is read-only, the disk is full.
     """
     written = {}
-    for name in formats or default_formats(result, case):
+    names = tuple(formats or default_formats(result, case))
+    if isinstance(result, StackSegmentation) and result.labels.path.parent == folder and not set(names) & set(ENDINGS):
+        names = (result.labels.format, *names)  # a label map that lies there already gets its name
+    for name in names:
         filename, writer = _writer(name, result, case, model_name, model_version)
         written[name] = _written(folder / filename, writer)
+    if isinstance(result, StackSegmentation):
+        settle(result, {name: path for name, path in written.items() if name in ENDINGS}, folder)
     for filename, writer in result.files.items():
         written[filename] = _written(folder / filename, writer)
     return written

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omlab.cases import Stack
-from omlab.errors import InputError, UsageError
+from omlab.errors import InputError, OutputError, UsageError
 from omlab.model import Context
 from omlab.results import Label, StackSegmentation
 from omlab.results.stack_picture import Projection, draw
@@ -38,6 +38,8 @@ def run(stack: Stack, context: Context, network: Network, structure: Label, side
     ------
     omlab.errors.InputError
         A plane is damaged, or the region lies outside of the stack.
+    omlab.errors.OutputError
+        The disk is full.
     omlab.errors.UsageError
         An option is out of its range.
     """
@@ -59,11 +61,16 @@ def run(stack: Stack, context: Context, network: Network, structure: Label, side
                 if number >= windows.start[0]:
                     outputs.push(plane)
             outputs.finish()
-    except BaseException:
+    except BaseException as error:
         if temporary:
             shutil.rmtree(folder, ignore_errors=True)
         elif not there and not any(folder.iterdir()):
             folder.rmdir()
+        if isinstance(error, OSError):
+            raise OutputError(
+                f"{folder} cannot be written: {error.strerror or error}",
+                remedy="Free space, or name another folder with -o",
+            ) from None
         raise
     _share_out(context, clock.seconds)
     figures = outputs.figures() | {"windows": float(clock.asked), "windows_left_out": float(clock.left_out)}
