@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -59,17 +60,24 @@ def omlab(prediction: np.ndarray, reference: np.ndarray, spacing: list[float], l
     """The evaluator of the plugin."""
     from omlab.evaluator import Pair
     from omlab.geometry import Geometry
-    from omlab.plugins import Registry
     from omlab.results import Label, Segmentation
-    from omlab.vocabulary import Kind
 
-    evaluator = Registry.discover().load(Kind.EVALUATOR, "segmentation")
+    evaluator = _evaluator()
     options = {option.name.replace("-", "_"): option.default for option in evaluator.card.options}
     geometry = Geometry(prediction.shape, np.diag([*spacing, 1.0]))
     structures = tuple(Label(value=label, name=str(label)) for label in labels)
     a, b = (Segmentation(labels=given, structures=structures, geometry=geometry) for given in (prediction, reference))
     report = evaluator.score([Pair(name="pair", prediction=a, reference=b)], options | {"tolerance_mm": TOLERANCE_MM})
     return {row["label"]: [row["dice"], row["hd95_mm"], row["nsd"]] for row in report.cases}
+
+
+@cache
+def _evaluator() -> Any:
+    """Found once, as libraries are imported once."""
+    from omlab.plugins import Registry
+    from omlab.vocabulary import Kind
+
+    return Registry.discover().load(Kind.EVALUATOR, "segmentation")
 
 
 WAYS: dict[str, Callable[..., Scores]] = {"surface-distance": surface_distance, "monai": monai, "omlab": omlab}
