@@ -31,7 +31,7 @@ import json
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -307,6 +307,26 @@ def verify(golden: Golden, tolerance: float = TOLERANCE) -> list[Row]:
 def verify_file(path: str | Path, tolerance: float = TOLERANCE) -> list[Row]:
     """Like :func:`verify`, from a path. Raises :class:`GoldenError`."""
     return verify(Golden.read(path), tolerance)
+
+
+def answered(
+    golden: Golden, answers: Mapping[str, Callable[[Golden], Mapping[str, NDArray[Any]]]], owner: str
+) -> Mapping[str, NDArray[Any]]:
+    """What the first of ``answers`` gives whose word is in the file's ``entry``, computed without gradients.
+
+    Raises
+    ------
+    GoldenError
+        ``owner`` has no answer to the file.
+    """
+    import torch
+
+    entry = str(golden.meta.get("entry", ""))
+    with torch.no_grad():
+        for word, answer in answers.items():
+            if word in entry:
+                return answer(golden)
+    raise GoldenError(f"{golden.path}: is of '{entry}', {owner} has {', '.join(answers)}")
 
 
 def rows_of(paths: Iterable[Path], tolerance: float) -> Iterator[Row]:

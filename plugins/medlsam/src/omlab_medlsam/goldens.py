@@ -17,7 +17,7 @@ from omlab_medlsam.network import CENTRE, SCALES, Describe, Match, MedLam, Posit
 from omlab_medlsam.points import corners, extreme_points, part_bounds, part_points, parts_of, support_points
 from omlab_medlsam.scans import mapped, padded, prepare, resampled_labels
 from omlab_medlsam.templates import KERNELS, template_of
-from omlab_sdk.golden import Golden, GoldenError, seed_module
+from omlab_sdk.golden import Golden, GoldenError, answered, seed_module
 from omlab_sdk.networks.sam.network import SIZES, Sam
 from omlab_sdk.segment_anything.frame import encoder_input, frame_of
 
@@ -49,12 +49,7 @@ def compute(golden: Golden) -> Mapping[str, NDArray[Any]]:
     GoldenError
         The file is of a network or step that this package does not have.
     """
-    entry = str(golden.meta.get("entry", ""))
-    with torch.no_grad():
-        for word, answer in _ANSWERS.items():
-            if word in entry:
-                return answer(golden)
-    raise GoldenError(f"{golden.path}: is of '{entry}', medlsam has {', '.join(_ANSWERS)}")
+    return answered(golden, _ANSWERS, "medlsam")
 
 
 def _arguments(golden: Golden, known: set[str], aliases: Mapping[str, str]) -> dict[str, Any]:

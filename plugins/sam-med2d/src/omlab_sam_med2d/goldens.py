@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from omlab_sam_med2d import losses, metrics, protocol
 from omlab_sam_med2d.checkpoint import resized
 from omlab_sam_med2d.network import SIZES, Decoder, Encoder, Sam
-from omlab_sdk.golden import Golden, GoldenError, seed_module, weight
+from omlab_sdk.golden import Golden, GoldenError, answered, seed_module, weight
 from omlab_sdk.segment_anything.frame import Frame, encoder_input, frame_of, normalise
 from omlab_sdk.segment_anything.predictor import Predictor, keep, sigmoid, stability
 
@@ -47,12 +47,7 @@ def compute(golden: Golden) -> Mapping[str, NDArray[Any]]:
     GoldenError
         The file is of a network or step that this package does not have.
     """
-    entry = str(golden.meta.get("entry", ""))
-    with torch.no_grad():
-        for word, answer in _ANSWERS.items():
-            if word in entry:
-                return answer(golden)
-    raise GoldenError(f"{golden.path}: is of '{entry}', sam-med2d has {', '.join(_ANSWERS)}")
+    return answered(golden, _ANSWERS, "sam-med2d")
 
 
 def sam_of(golden: Golden) -> Sam:

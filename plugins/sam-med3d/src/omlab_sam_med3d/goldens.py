@@ -17,7 +17,7 @@ from omlab_sam_med3d.grid import Begin, Grid, around, centred, normalised
 from omlab_sam_med3d.network import SIZES, Decoder, Encoder, Sam3d
 from omlab_sam_med3d.predictor import Predictor, upsampled
 from omlab_sam_med3d.windows import windows_of
-from omlab_sdk.golden import Golden, GoldenError, seed_module
+from omlab_sdk.golden import Golden, GoldenError, answered, seed_module
 from omlab_sdk.networks.sam3d.encoder import to_windows
 
 GOLDENS = ("sam-med3d",)
@@ -45,12 +45,7 @@ def compute(golden: Golden) -> Mapping[str, NDArray[Any]]:
     GoldenError
         The file is of a network or step that this package does not have.
     """
-    entry = str(golden.meta.get("entry", ""))
-    with torch.no_grad():
-        for word, answer in _ANSWERS.items():
-            if word in entry:
-                return answer(golden)
-    raise GoldenError(f"{golden.path}: is of '{entry}', sam-med3d has {', '.join(_ANSWERS)}")
+    return answered(golden, _ANSWERS, "sam-med3d")
 
 
 def sam_of(golden: Golden) -> Sam3d:
