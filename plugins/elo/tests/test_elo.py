@@ -14,6 +14,7 @@ from PIL import Image
 from omlab.cli.main import main
 from omlab.errors import InputError
 from omlab_elo import battles as reading
+from omlab_elo import draws
 from omlab_elo.drawing import draw
 from omlab_elo.ranks import ranks_by_mean, ranks_by_order, triage
 from omlab_elo.rating import bootstrap, online, rate, wins
@@ -157,6 +158,32 @@ def test_all_rounds_at_once_equal_one_after_the_other(tmp_path: Path) -> None:
     assert share[1, 0] == 0
     assert np.isnan(share[1, 2])  # only a tie
     assert online(battles)[0] > 1000
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 65, 660, 1025])
+def test_draws_are_those_of_the_legacy_generator(count: int) -> None:
+    taken = draws.Draws(count, seed=7)
+    first = taken.take(1000)
+    other = taken.copy()
+    wanted = np.random.RandomState(7).choice(count, 41000)
+    assert np.concatenate([first, taken.take(1), taken.take(39999)]).tolist() == wanted.tolist()
+    assert other.take(500).tolist() == wanted[1000:1500].tolist()
+
+
+def test_draws_beyond_memory_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    rows = []
+    for _ in range(333):
+        a, b = generator.choice(70, 2, replace=False)
+        rows.append({"model_a": f"m{a}", "model_b": f"m{b}", "score": generator.integers(0, 3, 2).tolist()})
+    battles = reading.read(_battles(tmp_path, rows))
+    assert len(battles.models) > 64
+    whole = bootstrap(battles, rounds=20, seed=1)
+    monkeypatch.setattr(draws, "_HELD", 150)
+    monkeypatch.setattr(draws, "_STEPS", 50)
+    np.testing.assert_array_equal(bootstrap(battles, rounds=20, seed=1), whole)
+    assert np.isnan(whole).any()  # battles of some models were not drawn
+    np.testing.assert_allclose(whole, _slow_bootstrap(battles, 20, 1), rtol=0, atol=1e-9)
 
 
 def test_ranks_among_equals() -> None:

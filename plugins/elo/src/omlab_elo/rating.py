@@ -6,19 +6,16 @@ battle; 1000 at the start (PULSE-EVAL, after FastChat's arena).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 from omlab_elo.battles import Battles
+from omlab_elo.draws import blocks
 
 K, SCALE, BASE, START = 4.0, 400.0, 10.0, 1000.0
-#: Draws that are held at once, in numbers: 256 MB.
-_HELD = 1 << 25
-#: Battles that are looked up together.
-_STEPS = 1024
+#: Battles that are looked up together: what is looked up of a thousand rounds stays in the processor's cache.
+_STEPS = 64
 
 
 def online(battles: Battles, k: float = K) -> NDArray[np.float64]:
@@ -32,59 +29,66 @@ def online(battles: Battles, k: float = K) -> NDArray[np.float64]:
     return np.array(ratings)
 
 
-def bootstrap(
-    battles: Battles, *, rounds: int, seed: int, k: float = K, done: Callable[[int], None] | None = None
-) -> NDArray[np.float64]:
+def bootstrap(battles: Battles, *, rounds: int, seed: int, k: float = K) -> NDArray[np.float64]:
     """[rounds, models] ratings after each round's draw with replacement; NaN for a model that a round did not draw.
 
     The draws are those of ``RandomState(seed).choice(n, n)``, one round after the other, which is what ``sample`` of
     pandas takes with NumPy's seed set. Rounds are independent, so every battle is one step for all of them.
     """
-    generator = np.random.RandomState(seed)
-    count, models = len(battles), len(battles.models)
-    held = max(1, min(rounds, _HELD // count))
-    found = np.empty((rounds, models))
-    for start in range(0, rounds, held):
-        stop = min(rounds, start + held)
-        # What choice(count, count) draws round by round, without its checks.
-        draws = generator.randint(0, count, (stop - start, count))
-        found[start:stop] = _rate(battles, draws, k)
-        if done is not None:
-            done(stop)
-    return found
-
-
-def _rate(battles: Battles, draws: NDArray[np.integer], k: float) -> NDArray[np.float64]:
-    """[rounds, models] of draws [rounds, battles]."""
-    models, (rounds, count) = len(battles.models), draws.shape
+    models = len(battles.models)
     # In units of SCALE / ln(BASE) the expected score is a plain logistic function.
     unit = SCALE / np.log(BASE)
     gain = k / unit
-    ratings = np.full(rounds * models, START / unit)
-    present = np.zeros(rounds * models, bool)
-    offsets = (np.arange(rounds) * models).astype(np.intp)
-    change = np.empty(rounds)
-    for start in range(0, count, _STEPS):
-        drawn = np.ascontiguousarray(draws[:, start : start + _STEPS].T)
-        first, second = battles.first[drawn] + offsets, battles.second[drawn] + offsets
-        won = gain * battles.points[drawn]
-        present[first] = present[second] = True
-        # A step is so short that a new array would take as long as what is written into it.
-        for a, b, points in zip(first, second, won, strict=True):
-            ra, rb = ratings[a], ratings[b]
-            np.subtract(rb, ra, out=change)
-            np.exp(change, out=change)
-            change += 1
-            np.divide(gain, change, out=change)
-            np.subtract(points, change, out=change)
-            # What A wins B loses: K (S_B - E_B) is -K (S_A - E_A).
-            ra += change
-            rb -= change
-            ratings[a] = ra
-            ratings[b] = rb
-    found = ratings * unit
-    found[~present] = np.nan
-    return found.reshape(rounds, models)
+    ratings = np.full(models * rounds, START / unit)
+    # The place of a model's rating in a round is model * rounds + round.
+    each = np.arange(rounds)
+    first, second = battles.first.astype(np.intp) * rounds, battles.second.astype(np.intp) * rounds
+    won = gain * battles.points
+    taking_part = _taking_part(battles)
+    drawn_models = np.zeros((len(taking_part), rounds), np.uint64)
+    places_a, places_b = np.empty((2, _STEPS, rounds), np.intp)
+    points = np.empty((_STEPS, rounds))
+    # A step is so short that a new array would take as long as what is written into it.
+    ra, rb, change = np.empty((3, rounds))
+    for block in blocks(len(battles), rounds=rounds, seed=seed):
+        for start in range(0, len(block), _STEPS):
+            drawn = np.ascontiguousarray(block[start : start + _STEPS])
+            steps = len(drawn)
+            # No index is out of bounds; "clip" spares a copy of what is written.
+            first.take(drawn, out=places_a[:steps], mode="clip")
+            second.take(drawn, out=places_b[:steps], mode="clip")
+            won.take(drawn, out=points[:steps], mode="clip")
+            places_a[:steps] += each
+            places_b[:steps] += each
+            for number, word in enumerate(taking_part):
+                drawn_models[number] |= np.bitwise_or.reduce(word.take(drawn), axis=0)
+            for a, b, scored in zip(places_a[:steps], places_b[:steps], points[:steps], strict=True):
+                ratings.take(a, out=ra, mode="clip")
+                ratings.take(b, out=rb, mode="clip")
+                np.subtract(rb, ra, out=change)
+                np.exp(change, out=change)
+                np.add(change, 1.0, out=change)
+                np.divide(gain, change, out=change)
+                np.subtract(scored, change, out=change)
+                # What A wins B loses: K (S_B - E_B) is -K (S_A - E_A).
+                np.add(ra, change, out=ra)
+                np.subtract(rb, change, out=rb)
+                ratings[a] = ra
+                ratings[b] = rb
+    found = (ratings * unit).reshape(models, rounds)
+    for model in range(models):
+        word, bit = divmod(model, 64)
+        found[model, drawn_models[word] & np.uint64(1 << bit) == 0] = np.nan
+    return found.T
+
+
+def _taking_part(battles: Battles) -> NDArray[np.uint64]:
+    """[words, battles] the two models of each battle as bits, 64 models a word."""
+    words = np.zeros((-(-len(battles.models) // 64), len(battles)), np.uint64)
+    each = np.arange(len(battles))
+    for side in (battles.first, battles.second):
+        words[side // 64, each] |= np.uint64(1) << (side % 64).astype(np.uint64)
+    return words
 
 
 @attrs.frozen(eq=False)
@@ -112,17 +116,16 @@ class Ratings:
         return dict(zip(self.battles.models, values.tolist(), strict=True))
 
 
-def rate(
-    battles: Battles, *, rounds: int = 1000, seed: int = 0, k: float = K, done: Callable[[int], None] | None = None
-) -> Ratings:
+def rate(battles: Battles, *, rounds: int = 1000, seed: int = 0, k: float = K) -> Ratings:
     """Ratings in order, and their bootstrap quantiles."""
     ordered = online(battles, k)
     if not rounds:
         unknown = np.full_like(ordered, np.nan)
         return Ratings(battles, ordered, unknown, unknown, unknown)
-    low, median, high = np.nanquantile(
-        bootstrap(battles, rounds=rounds, seed=seed, k=k, done=done), [0.025, 0.5, 0.975], axis=0
-    )
+    found = bootstrap(battles, rounds=rounds, seed=seed, k=k)
+    # The form that looks for NaN takes a model at a time.
+    quantile = np.nanquantile if np.isnan(found).any() else np.quantile
+    low, median, high = quantile(found, [0.025, 0.5, 0.975], axis=0)
     return Ratings(battles, ordered, low, median, high)
 
 
