@@ -317,3 +317,29 @@ def test_ctrl_c_leaves_no_half_written_file(thresholder, tmp_path):
                 nibabel.load(path).get_fdata()
             if path.suffix == ".json":
                 json.loads(path.read_text())
+
+
+def test_cases_that_a_model_answers_together(thresholder, tmp_path, capsys, monkeypatch):
+    """Groups are as large as the model says; what cannot be read, and what fails among others, is told by itself."""
+    from omlab.model import Model
+
+    sizes = []
+    plain = Model.predict_many
+
+    def predict_many(self, cases, context):
+        sizes.append(len(cases))
+        return plain(self, cases, context)
+
+    monkeypatch.setattr(Model, "together", lambda self, options: 2)
+    monkeypatch.setattr(Model, "predict_many", predict_many)
+    inputs = [_scan(tmp_path / f"{name}.nii.gz") for name in ("a", "b", "crash", "c", "d")]
+    inputs.insert(1, tmp_path / "none.nii.gz")
+    code, rows, _ = _run(capsys, "thresholder", *inputs, "-o", tmp_path / "out")
+    assert code == 1
+    status = {row["name"]: row["status"] for row in rows["cases"]}
+    assert list(status) == ["a", "none", "b", "crash", "c", "d"]
+    assert {name for name, found in status.items() if found == "failed"} == {"none", "crash"}
+    assert (tmp_path / "out" / "c" / "segmentation.nii.gz").is_file()
+    assert sizes and max(sizes) == 2
+    again = _run(capsys, "thresholder", *inputs, "-o", tmp_path / "out", "--resume")[1]["cases"]
+    assert [row["status"] for row in again] == ["skipped", "failed", "skipped", "failed", "skipped", "skipped"]

@@ -1,7 +1,7 @@
 """SmolLM2: tokens a second of reading a prompt and of writing, in float32, int8 and int4, against transformers eager
-and llama-cpp-python.
+and llama-cpp-python; and of answering several prompts side by side, as ``omlab run`` does, against one by one.
 
-    python tools/bench/language.py [--tokens 256] [--written 64] [--rounds 3]
+    python tools/bench/language.py [--tokens 256] [--written 64] [--rounds 3] [--together]
 
 Greedy, the same prompt for all, the ways in turn round by round. llama-cpp-python runs the same file in an environment
 of its own (``.bench-peers/llama-cpp``), where it is compiled on the first run; without a compiler its rows are left out
@@ -11,6 +11,7 @@ and the reason is told. It keeps weights in the file's 4 bits.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Row, table
+from common import Row, interleaved, table
 
 import omlab
 from omlab.memory import usable_cpus
@@ -30,6 +31,11 @@ ROOT = Path(__file__).parents[2]
 PEER = ROOT / ".bench-peers" / "llama-cpp"
 PRECISIONS = ("float32", "int8", "int4")
 EAGER = "transformers eager"
+SIZES = (1, 2, 4, 8, 16)
+TOPICS = (
+    "Describe a river in spring.", "What is a good way to learn to cook?", "Tell me a story about a dog and a cat.",
+    "Explain why the sky is blue.",
+)  # fmt: skip
 #: (seconds to the first token's scores, seconds of all later tokens)
 Timing = tuple[float, float]
 
@@ -160,10 +166,50 @@ def run(tokens: int = 256, written: int = 64, rounds: int = 3) -> list[Row]:
     return rows
 
 
+ALONE = "one by one"
+
+
+def together(prompts: int = 16, written: int = 32, rounds: int = 3) -> list[Row]:
+    """Rows of answering ``prompts`` questions of unlike length with ``written`` tokens each, in batches of several
+    sizes, from conversation to text."""
+    rows = []
+    for precision in PRECISIONS:
+        model = omlab.load("smollm2", fetch=True, precision=precision, threads=usable_cpus())
+        cases = [
+            omlab.Text(
+                name=f"q{n}", messages=[omlab.Message(role="user", content=f"{TOPICS[n % 4]} {'So? ' * (n % 7)}")]
+            )
+            for n in range(prompts)
+        ]
+
+        def answer(size: int, model: Any = model, cases: Any = cases) -> int:
+            options = {"temperature": 1.0, "seed": 0, "max_new_tokens": written}
+            found = []
+            for start in range(0, len(cases), size):
+                part = cases[start : start + size]
+                found += [model.run(part[0], options=options)] if size == 1 else model.run_many(part, options=options)
+            return sum(outcome.result.completion_tokens for outcome in found)
+
+        counts = {f"batches of {size}" if size > 1 else ALONE: answer(size) for size in SIZES}
+        ways = {name: functools.partial(answer, size) for name, size in zip(counts, SIZES, strict=True)}
+        times = interleaved(ways, rounds)
+        base = statistics.median(times[ALONE])
+        for name, found in times.items():
+            middle = statistics.median(found)
+            note = f"{counts[name] / middle:.0f} tokens a second"
+            what = f"answer {prompts} prompts, {precision}"
+            rows.append(Row(what=what, way=name, seconds=middle, best=min(found), ratio=base / middle, note=note))
+    return rows
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--written", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--together", action="store_true", help="only several prompts side by side")
     arguments = parser.parse_args()
-    print(table(run(arguments.tokens, arguments.written, arguments.rounds), baseline=EAGER))
+    if not arguments.together:
+        print(table(run(arguments.tokens, arguments.written, arguments.rounds), baseline=EAGER))
+        print()
+    print(table(together(rounds=arguments.rounds), baseline=ALONE))

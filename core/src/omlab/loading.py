@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,7 +176,8 @@ class LoadedModel:
         )  # fmt: skip
 
     def tune(self, graph: Graph, *, rounds: int = 5) -> list[Any]:
-        """Measure every admitted engine on ``graph`` and remember the fastest; rows of what was measured."""
+        """Measure every admitted engine on ``graph`` and remember the fastest; rows of what was measured. With no
+        ``rounds`` they are only admitted."""
         from omlab.engines import tune
 
         return tune(
@@ -186,6 +187,34 @@ class LoadedModel:
             engine=self._choice.engine, precision=self._choice.precision, device=self._choice.device,
             threads=self._choice.threads, rounds=rounds, listener=self._listener,
         )  # fmt: skip
+
+    def build_for(self, graph: Graph, capabilities: Sequence[str], *, backend: str) -> list[Any]:
+        """Build engines of ``graph`` for GPUs that are not here (:func:`omlab.engines.build_for`)."""
+        from omlab.engines import build_for
+
+        return build_for(
+            self._owner, self._owner_variant, graph,
+            files=self.files, weights_digest=self.weights_sha256, root=self._settings.engines_root,
+            backends=self.backends(), exporter=self.exporter, capabilities=capabilities, backend=backend,
+            listener=self._listener,
+        )  # fmt: skip
+
+    def onnx(self, graph: Graph) -> Path:
+        """The ONNX file of ``graph`` in the engine store, which engines are made from; exported if it is not there.
+
+        Raises
+        ------
+        EngineError
+            torch or an exporter is missing, or the network cannot be exported.
+        """
+        from omlab.engines.origin import Origin, Subject
+        from omlab.engines.store import Store
+
+        subject = Subject(
+            model=self._owner, variant=self._owner_variant, graph=graph, files=self.files,
+            weights_digest=self.weights_sha256, exporter=self.exporter, listener=self._listener,
+        )  # fmt: skip
+        return Origin(subject, Store(self._settings.engines_root)).onnx()
 
     def backends(self) -> list[Any]:
         """The engine backends of all plugins."""
@@ -253,6 +282,27 @@ class LoadedModel:
         context.prompts = self.placed(prompts, case, context.options)
         result = self.model.predict(case, context)
         return Outcome(result, case, context.stages, self.engines_used(), context.options, context.prompts)
+
+    def run_many(
+        self,
+        cases: Sequence[Case],
+        *,
+        options: Mapping[str, Any] | None = None,
+        listener: Listener | None = None,
+        cancel: CancelToken | None = None,
+    ) -> list[Outcome | OmlabError]:
+        """Like :meth:`run` for several cases that the model answers together, in order; the error of one that cannot
+        be answered stands in its place. The stages are those of all together."""
+        if not cases:
+            return []
+        _, context = self._context(cases[0], options or {}, listener, cancel)
+        context.what = f"{len(cases)} cases"
+        found = self.model.predict_many(cases, context)
+        return [
+            answer if isinstance(answer, OmlabError)
+            else Outcome(answer, case, context.stages, self.engines_used(), context.options)
+            for case, answer in zip(cases, found, strict=True)
+        ]  # fmt: skip
 
     def stream(
         self,

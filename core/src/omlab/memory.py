@@ -1,9 +1,10 @@
-"""Peak memory and usable processors of this process, without extra libraries."""
+"""Peak and available memory and usable processors of this process, without extra libraries."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 
 def peak_mb() -> float:
@@ -14,6 +15,22 @@ def peak_mb() -> float:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def available_bytes() -> int | None:
+    """Memory that this process can still take without swapping: that of the machine, or of its control group where
+    that is less; ``None`` where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None  # not on Linux
+    try:
+        folder = Path("/sys/fs/cgroup")
+        limit, used = (int((folder / f"memory.{name}").read_text("ascii")) for name in ("max", "current"))
+        return min(free, max(0, limit - used))
+    except (OSError, ValueError):
+        return free  # no control group, or none with a limit
 
 
 def usable_cpus() -> int:

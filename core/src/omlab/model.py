@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import attrs
 
 from omlab.cards import ModelCard, Variant
-from omlab.errors import UsageError
+from omlab.errors import Cancelled, OmlabError, UsageError
 from omlab.graphs import Graph
 from omlab.progress import CancelToken, Listener, Progress, silent
 
@@ -118,6 +118,15 @@ class Model:
         """
         raise TypeError(f"{type(self).__name__} does not define untrained()")
 
+    def small(self, variant: Variant) -> Variant:
+        """``variant`` with another ``config``, of which :meth:`graphs`, :meth:`untrained`, :meth:`examples` and
+        :meth:`predict` give the same code with so few and narrow layers that it runs in a second.
+
+        Optional; the default is the variant as it is. ``omlab check`` proves a network in its small size, and in the
+        published one if asked to. Called with a variant without weights.
+        """
+        return variant
+
     def examples(self, graph: Graph, variant: Variant) -> Iterator[dict[str, np.ndarray]]:
         """Inputs on which engines are compared with the reference, and timed.
 
@@ -189,3 +198,25 @@ class Model:
     def predict(self, case: Case, context: Context) -> Result:
         """Answer for one case, on the case's own grid."""
         raise TypeError(f"{type(self).__name__} must define predict()")
+
+    def together(self, options: Mapping[str, Any]) -> int:
+        """How many cases of a run go to :meth:`predict_many` at once; 1, the default: each to :meth:`predict`.
+
+        For models of small cases whose network reads its weights once for several, as language models do.
+        """
+        return 1
+
+    def predict_many(self, cases: Sequence[Case], context: Context) -> list[Result | OmlabError]:
+        """Answers for several cases, in order; for one that cannot be answered its error, and the others go on.
+
+        The default answers them one by one.
+        """
+        found: list[Result | OmlabError] = []
+        for case in cases:
+            try:
+                found.append(self.predict(case, context))
+            except Cancelled:
+                raise
+            except OmlabError as error:
+                found.append(error)
+        return found

@@ -1,7 +1,8 @@
 """Run a model over many files: one folder a case, one row a case, and one bad case harms no other.
 
-The next case is read while the present one runs. ``result.json`` is written last, so a case folder that has one is
-whole; :func:`run` with ``resume`` skips those.
+The next case is read while the present one runs; a model that answers several cases together
+(:meth:`omlab.model.Model.together`) is given so many at once. ``result.json`` is written last, so a case folder that
+has one is whole; :func:`run` with ``resume`` skips those.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,16 +114,72 @@ def run(
     reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="omlab-read")
     rows: list[Run] = []
     try:
-        ahead: Future[Case] | None = None
-        for number, job in enumerate(jobs):
-            present = ahead if ahead is not None else reader.submit(job.read)
-            ahead = reader.submit(jobs[number + 1].read) if number + 1 < len(jobs) else None
-            rows.append(job.finish(present))
-            yield rows[-1]
+        size = 1 if asked is not None else max(1, model.model.together(filled))
+        groups = _grouped(jobs, size)
+        ahead: list[Future[Case | None]] = []
+        for number, group in enumerate(groups):
+            present = ahead or [reader.submit(job.read) for job in group]
+            ahead = [reader.submit(job.read) for job in groups[number + 1]] if number + 1 < len(groups) else []
+            answers = _together(model, group, present, filled, listener, cancel)
+            for job, reading in zip(group, present, strict=True):
+                rows.append(job.finish(reading, answers.get(job.found.name)))
+                yield rows[-1]
         if len(rows) > 1:
             cases_table.write(out, rows, RESULT)
     finally:
         reader.shutdown(wait=False, cancel_futures=True)
+
+
+@attrs.frozen
+class _Answer:
+    """What came of a case that was answered together with others, and its share of the time."""
+
+    outcome: Outcome | OmlabError
+    seconds: float
+
+
+def _grouped(jobs: Sequence[_Job], size: int) -> list[list[_Job]]:
+    """Jobs in order, ``size`` a group that can be tried; what is known to be no case takes no place."""
+    groups: list[list[_Job]] = []
+    good = size
+    for job in jobs:
+        if good >= size:
+            groups.append([])
+            good = 0
+        groups[-1].append(job)
+        good += job.found.error is None
+    return groups
+
+
+def _together(
+    model: LoadedModel,
+    jobs: Sequence[_Job],
+    readings: Sequence[Future[Case | None]],
+    options: Mapping[str, Any],
+    listener: Listener,
+    cancel: CancelToken,
+) -> dict[str, _Answer]:
+    """Answers of those of ``jobs`` that can be read, by name; empty where each is to be answered by itself: there is
+    only one, or together they failed as no single case should."""
+    if len(jobs) < 2:
+        return {}
+    cases: dict[str, Case] = {}
+    for job, reading in zip(jobs, readings, strict=True):
+        with suppress(Exception):  # told when the job is finished
+            case = reading.result()
+            if case is not None:
+                cases[job.found.name] = case
+    if len(cases) < 2:
+        return {}
+    start = time.perf_counter()
+    try:
+        outcomes = model.run_many(list(cases.values()), options=options, listener=listener, cancel=cancel)
+    except Cancelled:
+        raise
+    except Exception:  # one by one tells whose fault it is, and lets the others go on
+        return {}
+    share = (time.perf_counter() - start) / len(cases)
+    return {name: _Answer(outcome, share) for name, outcome in zip(cases, outcomes, strict=True)}
 
 
 def prepare_folder(out: Path) -> None:
@@ -167,19 +225,16 @@ class _Job:
         self.read_seconds.append(time.perf_counter() - start)
         return case  # type: ignore[no-any-return]
 
-    def finish(self, reading: Future[Case]) -> Run:
-        start = time.perf_counter()
+    def finish(self, reading: Future[Case | None], answer: _Answer | None = None) -> Run:
+        """Answer, unless that was done with others, and write."""
+        start = time.perf_counter() - (answer.seconds if answer else 0)
         source = str(self.found.path)
         try:
             case = reading.result()
             if case is None:
                 record = self._whole() or {}
                 return Run(self.found.name, "skipped", source, self.folder, record.get("headline", ""))
-            outcome = self.model.run(
-                case, prompts=self._asked(), options=self.options, listener=self.listener, cancel=self.cancel,
-                scratch=self.folder,
-            )  # fmt: skip
-            head = self._write(outcome)
+            head = self._write(self._outcome(case, answer))
             return Run(
                 self.found.name, "done", source, self.folder, head, time.perf_counter() - start, case.source.warnings
             )
@@ -202,6 +257,16 @@ class _Job:
                 "defect", f"{self.found.name}: {type(error).__name__}: {error}",
                 "This is a defect of the plugin or of omlab; run again with --debug", error,
             )  # fmt: skip
+
+    def _outcome(self, case: Case, answer: _Answer | None) -> Outcome:
+        if answer is None:
+            return self.model.run(
+                case, prompts=self._asked(), options=self.options, listener=self.listener, cancel=self.cancel,
+                scratch=self.folder,
+            )  # fmt: skip
+        if isinstance(answer.outcome, OmlabError):
+            raise answer.outcome
+        return answer.outcome
 
     def _write(self, outcome: Outcome) -> str:
         from omlab.results import headline, write

@@ -143,6 +143,49 @@ def test_side_by_side_is_one_by_one(loaded: LoadedModel) -> None:
     assert together == [model.predict(case, context).text for case in cases]
 
 
+def test_a_run_answers_several_prompts_together(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers are those of a run one by one, bad records are told, and one that is too long harms no other."""
+    lines = [
+        json.dumps({"prompt": text, "id": f"q{n}"}) for n, text in enumerate((*QUESTIONS, "word " * 2500, "x", "z"))
+    ]
+    lines[2:2] = ["{", '{"prompt": " "}']
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join(lines), "utf-8")
+    sizes: list[int] = []
+    engine: Any = loaded.model.decoder(loaded._context(asked("x")[0], {}, None, None)[1])  # type: ignore[attr-defined]
+    opened = type(engine).open
+
+    def spy(self: Any, prompts: Any, *more: Any, **rest: Any) -> Any:
+        sizes.append(len(prompts))
+        return opened(self, prompts, *more, **rest)
+
+    monkeypatch.setattr(type(engine), "open", spy)
+    texts = {}
+    options = {"seed": 3, "max_new_tokens": 10, "top_k": 50, "top_p": 0.95, "context": 100_000}
+    for batch in (1, 4):
+        sizes.clear()
+        out = tmp_path / str(batch)
+        rows = list(run(loaded, [path], out, options=options | {"batch": batch}))
+        failed = {row.name: row.cause for row in rows if row.status == "failed"}
+        assert len(rows) == len(lines) and len(failed) == 3
+        assert "the text has" in failed[f"q{len(QUESTIONS)}"] and "JSON" in failed["p-0003"]
+        texts[batch] = {r.name: (r.folder / "generation.txt").read_text("utf-8") for r in rows if r.folder}
+        assert (set(sizes) == {1}) if batch == 1 else sizes == [3, 1], sizes
+    assert texts[1] == texts[4] and len(texts[4]) == len(QUESTIONS) + 2
+
+
+def test_prompts_that_have_no_room_side_by_side_are_answered_in_turn(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from omlab_sdk.language import model as pipeline
+
+    monkeypatch.setattr(pipeline, "available_bytes", lambda: 0)
+    found = loaded.run_many(asked(*QUESTIONS), options={"max_new_tokens": 2, "seed": 1})
+    assert [outcome.result.measurements["together"] for outcome in found] == [1] * len(QUESTIONS)  # type: ignore[union-attr]
+
+
 def test_streaming_gives_the_answer_in_pieces(loaded: LoadedModel) -> None:
     (case,) = asked(QUESTIONS[1])
     pieces = loaded.stream(case, options={"seed": 1, "max_new_tokens": 16})
@@ -186,7 +229,7 @@ def test_bad_questions_and_options(loaded: LoadedModel) -> None:
         loaded(Text(name="x", messages=[Message(role="user", content=" ")]))
     with pytest.raises(InputError, match="ends with a turn of the assistant"):
         loaded(Text(name="x", messages=[*asked("a")[0].messages, Message(role="assistant", content="b")]))
-    for options in ({"top_p": 0.0}, {"context": 3}, {"role": "nurse"}, {"temperature": "hot"}):
+    for options in ({"batch": 0}, {"top_p": 0.0}, {"context": 3}, {"role": "nurse"}, {"temperature": "hot"}):
         with pytest.raises(UsageError):
             loaded.asked(None, loaded.options(options))
 

@@ -3,6 +3,7 @@ cannot take. The same graph reads a prompt and continues it, so the weights are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,18 +87,26 @@ class CachedDecoder:
         self._engine = engine
         self._cache = tuple(int(size) for size in graph.inputs[3].shape[2:])
         self.context = context
+        self.token_bytes = 8 * math.prod(self._cache)  # a key and a value in float32
 
     def open(self, prompts: Sequence[Sequence[int]], room: int, *, stretch: bool = False) -> CachedTexts:
         """Read prompts; see the protocol. ``stretch`` changes nothing: ALiBi has no trained length to stretch."""
-        longest = max(map(len, prompts), default=0)
-        if not longest or not all(prompts):
+        if not prompts:
+            raise InputError("there is no prompt to continue")
+        for prompt in prompts:
+            self.way(prompt, room, stretch=stretch)
+        return CachedTexts(self._engine, prompts, max(map(len, prompts)) + room, self._cache)
+
+    def way(self, prompt: Sequence[int], room: int, *, stretch: bool = False) -> int:
+        """See the protocol; there is only one."""
+        if not prompt:
             raise InputError("a prompt is empty, there is nothing to continue")
-        if longest + room > self.context:
+        if len(prompt) + room > self.context:
             raise InputError(
-                f"the text has {longest} tokens and room for {room} more, the model reads {self.context}",
+                f"the text has {len(prompt)} tokens and room for {room} more, the model reads {self.context}",
                 remedy="Shorten the text or lower --max-new-tokens",
             )
-        return CachedTexts(self._engine, prompts, longest + room, self._cache)
+        return 1
 
 
 class CachedTexts:

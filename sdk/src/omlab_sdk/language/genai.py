@@ -72,6 +72,7 @@ class GenAiEngine:
     Attributes
     ----------
     context : tokens that a text may have.
+    token_bytes : memory of the cache for one token of one text: a key and a value in float32 of every layer.
     folder : where the graphs lie.
     """
 
@@ -83,6 +84,8 @@ class GenAiEngine:
         self.context = int(config["context_length"])
         self.padding = int(config["pad_token_id"])
         self.vocabulary = int(config["vocab_size"])
+        layers = config["decoder"]
+        self.token_bytes = 8 * layers["num_hidden_layers"] * layers["num_key_value_heads"] * layers["head_size"]
         self.library = library
         self._models: dict[int, Any] = {}
         self._kept: Texts | None = None
@@ -120,13 +123,10 @@ class GenAiEngine:
         EngineError
             An id is not of the vocabulary, or the library fails.
         """
-        longest = max(map(len, prompts), default=0)
-        if not longest or not all(prompts):
-            raise InputError("a prompt is empty, there is nothing to continue")
-        worst = max((max(prompt) for prompt in prompts), default=0)
-        if worst >= self.vocabulary or min(min(prompt) for prompt in prompts) < 0:
-            raise EngineError(f"token {worst} is not of the vocabulary of {self.vocabulary} tokens")
-        times = self._times(longest, room, stretch)
+        if not prompts:
+            raise InputError("there is no prompt to continue")
+        times = max(self.way(prompt, room, stretch=stretch) for prompt in prompts)
+        longest = max(map(len, prompts))
         if len(prompts) > 1 and min(map(len, prompts)) < 2:
             raise InputError("a prompt has one token; side by side every prompt needs two", remedy="Ask it alone")
         kept, self._kept = self._kept, None
@@ -135,6 +135,14 @@ class GenAiEngine:
         del kept  # its cache, before there is another one
         length = min(longest + room + (AHEAD if resume else 0), times * self.context)
         return Texts(self, self._model(times), prompts, length, times)
+
+    def way(self, prompt: Sequence[int], room: int, *, stretch: bool = False) -> int:
+        """See the protocol: how many times the network's context the graph has that reads it."""
+        if not prompt:
+            raise InputError("a prompt is empty, there is nothing to continue")
+        if max(prompt) >= self.vocabulary or min(prompt) < 0:
+            raise EngineError(f"token {max(prompt)} is not of the vocabulary of {self.vocabulary} tokens")
+        return self._times(len(prompt), room, stretch)
 
     def closed(self, texts: Texts) -> None:
         """A text was closed; the last one alone is kept, to go on from."""

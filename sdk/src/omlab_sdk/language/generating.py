@@ -30,6 +30,18 @@ class Continuation(Protocol):
 class Decoder(Protocol):
     """A language network with a key-value cache."""
 
+    @property
+    def token_bytes(self) -> int:
+        """Memory of the cache for one token of one text."""
+        ...
+
+    def way(self, prompt: Sequence[int], room: int, *, stretch: bool = False) -> int:
+        """In which way such a prompt is read: prompts of one way give the same answers side by side as alone.
+
+        Raises what :meth:`open` does for a prompt that cannot be read.
+        """
+        ...
+
     def open(self, prompts: Sequence[Sequence[int]], room: int, *, stretch: bool = False) -> Continuation:
         """Read prompts (padded by the decoder), with room for so many tokens after the longest.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -11,11 +11,12 @@ import attrs
 
 from omlab.cards import ModelCard
 from omlab.cases import Case, Text
-from omlab.errors import InputError
+from omlab.errors import InputError, OmlabError, UsageError
 from omlab.graphs import Graph, Judge, TensorSpec
+from omlab.memory import available_bytes
 from omlab.model import Context, Model
 from omlab.prompts import Prompts
-from omlab.results import Generation
+from omlab.results import Generation, Result
 from omlab_sdk.language.generating import Decoder, generate
 from omlab_sdk.language.sampling import Sampling
 from omlab_sdk.language.tokens import Detokenizer, Tokenizer
@@ -42,7 +43,8 @@ class LanguageModel(Model):
     """A model that answers :class:`omlab.Text` with :class:`omlab.results.Generation`.
 
     A subclass defines :meth:`tokenizer`, :meth:`prompt` and :meth:`sampling`, besides what every model does. The card
-    has the options ``max-new-tokens``, ``temperature``, ``top-k``, ``top-p``, ``seed``, ``system`` and ``stretch``.
+    has the options ``max-new-tokens``, ``temperature``, ``top-k``, ``top-p``, ``seed``, ``system``, ``stretch`` and
+    ``batch``.
     """
 
     #: What the network writes before every answer and nobody wants to read.
@@ -70,6 +72,8 @@ class LanguageModel(Model):
 
     def validate(self, options: Mapping[str, Any], prompts: Prompts | None) -> None:
         self.sampling(options, self.card.variants[0])
+        if self.together(options) < 1:
+            raise UsageError(f"batch must be 1 or more, found {options['batch']}")
 
     def vocabulary(self, context: Context) -> Tokenizer:
         """:meth:`tokenizer`, made once for each variant."""
@@ -112,21 +116,44 @@ class LanguageModel(Model):
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
 
-    def predict_many(self, cases: Sequence[Case], context: Context) -> list[Generation]:
+    def together(self, options: Mapping[str, Any]) -> int:
+        """The option ``batch``."""
+        return int(options.get("batch", 1))
+
+    def predict_many(self, cases: Sequence[Case], context: Context) -> list[Result | OmlabError]:
         """Answers of several conversations, written side by side: every weight is read once for all of them.
 
-        The same seed gives each the answer that it has alone, up to the order of sums.
+        The same seed gives each the answer that it has alone, up to the order of sums. As many go together as have
+        room for their caches in half of the free memory; a conversation that cannot be asked has its error.
         """
+        found: dict[int, Result | OmlabError] = {}
+        ready: dict[int, tuple[Tokenizer, Prompt, Sampling]] = {}
+        ways: dict[int, list[int]] = {}
+        stretch = bool(context.options.get("stretch", False))
         with context.stage("prepare"):
-            ready = [self._prepared(case, context) for case in cases]
-        if not ready:
-            return []
+            decoder = self.decoder(context)
+            for row, case in enumerate(cases):
+                try:
+                    ready[row] = self._prepared(case, context)
+                    _, prompt, sampling = ready[row]
+                    ways.setdefault(decoder.way(prompt.ids, sampling.max_new_tokens, stretch=stretch), []).append(row)
+                except OmlabError as error:
+                    found[row] = error
+        for rows in ways.values():
+            lengths = {row: len(ready[row][1].ids) + ready[row][2].max_new_tokens for row in rows}
+            for group in _fitting(lengths, decoder.token_bytes):
+                answers = self._side_by_side([ready[row] for row in group], decoder, stretch, context)
+                found.update(zip(group, answers, strict=True))
+        return [found[row] for row in range(len(cases))]
+
+    def _side_by_side(
+        self, ready: Sequence[tuple[Tokenizer, Prompt, Sampling]], decoder: Decoder, stretch: bool, context: Context
+    ) -> list[Generation]:
         answers = [_Answer(tokenizer, prompt, self.answer_prefix) for tokenizer, prompt, _ in ready]
         sampling = ready[0][2]
-        stretch = bool(context.options.get("stretch", False))
         start = time.perf_counter()
         with context.stage("network"):
-            steps = generate(self.decoder(context), [prompt.ids for _, prompt, _ in ready], sampling, stretch=stretch)
+            steps = generate(decoder, [prompt.ids for _, prompt, _ in ready], sampling, stretch=stretch)
             with closing(steps):
                 for number, tokens in enumerate(steps):
                     context.progress(GRAPH, number + 1, sampling.max_new_tokens, "tokens")
@@ -138,7 +165,10 @@ class LanguageModel(Model):
         for answer in answers:
             answer.finish()
         total = sum(answer.count for answer in answers)
-        speed = {"tokens_per_second": total / max(1e-9, time.perf_counter() - start)}
+        speed = {
+            "together": float(len(ready)),
+            "tokens_per_second_of_all": total / max(1e-9, time.perf_counter() - start),
+        }
         return [answer.result(speed) for answer in answers]
 
     def _prepared(self, case: Case, context: Context) -> tuple[Tokenizer, Prompt, Sampling]:
@@ -195,6 +225,21 @@ class _Answer:
         if piece:
             self._pieces.append(piece)
         return piece
+
+
+def _fitting(lengths: Mapping[int, int], token_bytes: int) -> Iterator[list[int]]:
+    """Rows in groups whose caches, as long as their longest text, take half of the free memory at most; of like
+    lengths, since the shorter ones are padded."""
+    free = available_bytes()
+    most = len(lengths) * max(lengths.values()) if free is None else free // (2 * token_bytes)  # tokens
+    group: list[int] = []
+    for row in sorted(lengths, key=lambda row: lengths[row]):
+        if group and (len(group) + 1) * lengths[row] > most:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
 
 
 def _speeds(prompt: int, first: float, count: int, seconds: float) -> dict[str, float]:
