@@ -5,6 +5,8 @@ With ``omlab_plugin = "my-plugin"`` under ``[tool.pytest.ini_options]`` a test t
 
     def test_contract(omlab_contract):
         omlab_contract()
+
+Networks are checked in the small size that the plugin gives for it; ``pytest --omlab-full`` takes the published one.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("omlab")
+    group.addoption("--omlab-full", action="store_true", help="Check networks of omlab plugins at the published size.")
+    group.addoption("--omlab-variant", action="append", default=[], help="Check only this variant; several allowed.")
     parser.addini("omlab_plugin", "Name of the omlab plugin whose contract the fixture omlab_contract runs.")
 
 
@@ -38,8 +43,9 @@ def omlab_subject(pytestconfig: pytest.Config) -> Iterator[Subject]:
     """The plugin under test with a scratch folder that all of its checks share."""
     from omlab_sdk.contract import subject_of
 
+    name, options = str(pytestconfig.getini("omlab_plugin")), pytestconfig.option
     with tempfile.TemporaryDirectory(prefix="omlab-check-") as folder:
-        yield subject_of(str(pytestconfig.getini("omlab_plugin")), Path(folder))
+        yield subject_of(name, Path(folder), full=options.omlab_full, variants=options.omlab_variant)
 
 
 @pytest.fixture

@@ -93,7 +93,8 @@ def tune(
 
     Parameters
     ----------
-    rounds : passes over the examples for each engine, after one that is not counted.
+    rounds : passes over the examples for each engine, after one that is not counted; 0: engines are only admitted,
+        nothing is measured or remembered.
 
     Returns
     -------
@@ -121,12 +122,14 @@ def tune(
             remedies += [error.remedy] if error.remedy else []
     if not admitted:
         raise refusal(subject, wish, queue, tried, remedies)
-    try:
-        inputs = admission.origin.inputs()
-    except EngineError:
-        # Only torch runs here and nothing was exported: its examples need no reference.
-        inputs = list(model.examples(graph, variant))
-    times = _measure([found for _, found, _ in admitted], inputs, rounds, subject)
+    times: list[list[float]] = [[] for _ in admitted]
+    if rounds:
+        try:
+            inputs = admission.origin.inputs()
+        except EngineError:
+            # Only torch runs here and nothing was exported: its examples need no reference.
+            inputs = list(model.examples(graph, variant))
+        times = _measure([found for _, found, _ in admitted], inputs, rounds, subject)
     rows = []
     for (candidate, _, record), taken in zip(admitted, times, strict=True):
         rows.append(
@@ -135,13 +138,13 @@ def tune(
                 precision=candidate.target.precision.value,
                 device=candidate.target.device,
                 provider=candidate.target.provider,
-                milliseconds=round(statistics.median(taken) * 1e3, 3),
-                best=round(min(taken) * 1e3, 3),
+                milliseconds=round(statistics.median(taken) * 1e3, 3) if taken else None,
+                best=round(min(taken) * 1e3, 3) if taken else None,
                 parity=record,
             )
         )
     rows.sort(key=lambda row: row.milliseconds or 0.0)
-    if wish == Wish():
+    if wish == Wish() and rounds:
         first = rows[0]
         rows[0] = attrs.evolve(first, chosen=True)
         fastest = Choice(first.backend, first.precision, first.device, first.provider, first.milliseconds or 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -31,9 +32,13 @@ class Subject:
 
     Attributes
     ----------
-    project : folder with its pyproject.toml, where it is installed editable; else ``None``.
-    work : scratch folder of this check run.
     settings : where weights are looked for; engines go to the scratch folder.
+    work : scratch folder of this check run.
+    project : folder with its pyproject.toml, where it is installed editable; else ``None``.
+    full : networks are taken at their published size, not at the small one that a model gives for checks.
+    variants : only these variants of its models; without any the contract chooses.
+    ready, outlines : what checks made and share (:func:`omlab_sdk.contract.models.checked_models`,
+        :func:`omlab_sdk.contract.sizes.outlined`).
     """
 
     plugin: Plugin
@@ -41,6 +46,10 @@ class Subject:
     settings: Settings
     work: Path
     project: Path | None
+    full: bool = False
+    variants: tuple[str, ...] = ()
+    ready: dict[Any, Any] = attrs.field(factory=dict, init=False)
+    outlines: dict[str, Any] = attrs.field(factory=dict, init=False)
 
     def cards(self, kind: Kind) -> list[Card]:
         """Cards of one kind that the plugin contributes."""
@@ -49,20 +58,39 @@ class Subject:
 
 @attrs.frozen
 class Check:
-    """One rule: name, what it asserts, which kinds of contribution it is about (all without any), and the code."""
+    """One rule.
+
+    Attributes
+    ----------
+    name : of the check.
+    rule : what it asserts.
+    code : gives a sentence on what it saw.
+    kinds : of contribution that it is about; all without any.
+    sized : it looks at networks, at the size that :class:`Subject` says.
+    beside : it works in processes of its own, so that others may run at the same time.
+    """
 
     name: str
     rule: str
     code: Callable[[Subject], str]
     kinds: tuple[Kind, ...] = ()
+    sized: bool = False
+    beside: bool = False
 
 
 @attrs.frozen
 class Finding:
-    """What came of a check: ``status`` is ``good``, ``broken`` or ``skipped``."""
+    """What came of a check.
+
+    Attributes
+    ----------
+    status : ``good``, ``broken`` or ``skipped``.
+    size : ``small`` or ``full`` where it looked at networks, ``small and full`` where at both.
+    """
 
     check: str
     status: str
     detail: str
     remedy: str = ""
     seconds: float = 0.0
+    size: str = ""

@@ -1,87 +1,36 @@
 """Checks of graphs: goldens, export, engines, determinism, a case end to end, bad inputs.
 
-Where the weights of a model are at hand they are used; else its untrained network with name-seeded weights, which has
-the same shapes and arithmetic.
+They look at the small network that a model gives for checks (:meth:`omlab.model.Model.small`), with weights made up
+from their names: it has the code, and so the arithmetic, of the published one. In full size, and of models that are
+small as published, the published weights are taken where they are at hand.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 
-from omlab.cards import ModelCard, Variant
 from omlab.cases import Volume
-from omlab.errors import InputError, OmlabError
+from omlab.errors import EngineError, InputError, OmlabError
 from omlab.geometry import Geometry
 from omlab.graphs import Graph
-from omlab.loading import EngineChoice, LoadedModel
-from omlab.model import Model
+from omlab.loading import LoadedModel
+from omlab.memory import usable_cpus
 from omlab.running import run
-from omlab.vocabulary import InputKind, Kind
-from omlab.weights import missing
+from omlab.vocabulary import InputKind
 from omlab_sdk.contract.base import Broken, Skipped, Subject
+from omlab_sdk.contract.models import Checked, Seeded, checked_models
 from omlab_sdk.contract.samples import SAMPLES, sample_prompts, volume, write_sample
+from omlab_sdk.golden import Row
 
-
-class Seeded(Model):
-    """A model whose network is its untrained one with name-seeded weights."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__(model.card)
-        self._model = model
-
-    def graphs(self, variant: Variant) -> tuple[Graph, ...]:
-        return self._model.graphs(variant)
-
-    def examples(self, graph: Graph, variant: Variant) -> Iterator[dict[str, np.ndarray]]:
-        return self._model.examples(graph, variant)
-
-    def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> Any:
-        from omlab_sdk.golden import seed_module
-
-        network = self._model.untrained(graph, variant)
-        seed_module(network)
-        return network.eval()
-
-    def validate(self, options: Any, prompts: Any) -> None:
-        self._model.validate(options, prompts)
-
-    def open(self, case: Any, context: Any) -> Any:
-        return self._model.open(case, context)
-
-    def predict(self, case: Any, context: Any) -> Any:
-        return self._model.predict(case, context)
-
-
-def loaded_models(subject: Subject, **choice: Any) -> list[tuple[LoadedModel, bool]]:
-    """Every model of the plugin, in its first variant whose files are here, else seeded; with whether it is seeded."""
-    found = []
-    for card in subject.cards(Kind.MODEL):
-        assert isinstance(card, ModelCard)
-        model: Model = subject.registry.load(Kind.MODEL, card.name)
-        # Files are looked for where the user has them, engines are kept in the scratch folder.
-        shared = (*subject.settings.shared_roots, subject.settings.assets_root)
-        settings = attrs.evolve(subject.settings, home=subject.work / "home", shared_roots=shared)
-        here = [v for v in card.variants if not missing(v.weights, settings)]
-        seeded = not here or not here[0].weights
-        if here and here[0].weights:
-            behind, variant = model, here[0]
-        else:
-            behind, variant = Seeded(model), attrs.evolve(card.variants[0], weights=())
-        found.append(
-            (
-                LoadedModel(
-                    behind, variant, registry=subject.registry, settings=settings, choice=EngineChoice(**choice)
-                ),
-                seeded,
-            )
-        )
-    return found
+#: Processes that verify golden files, and files that are worth one: it imports torch before it begins.
+MOST_SLOTS, FILES_A_SLOT = 4, 6
+#: Compute capability that engines are built for where there is no GPU.
+AHEAD = "8.9"
 
 
 def goldens(subject: Subject) -> str:
@@ -92,50 +41,83 @@ def goldens(subject: Subject) -> str:
     files = sorted(path for folder in folders if folder.is_dir() for path in folder.glob("*.npz"))
     if not files:
         raise Skipped("no golden files; make some with the upstream code, so that yours is proven equal")
-    from omlab_sdk.golden import verify_file
-
-    rows = [row for file in files for row in verify_file(file)]
+    rows = _verified(files)
     wrong = [row for row in rows if not row.ok]
     if wrong:
+        first = wrong[0]
         raise Broken(
-            f"{len(wrong)} of {len(rows)} outputs are off, first {wrong[0].file.name} {wrong[0].output}: "
-            f"{wrong[0].error:.2g}",
+            f"{len(wrong)} of {len(rows)} outputs are off, first {first.file.name} {first.output}: "
+            f"{first.note or f'{first.error:.2g}'}",
             "tools/golden FILE shows every output",
         )
     worst = max(row.error for row in rows)
     return f"{len(rows)} outputs of {len(files)} files agree, worst relative error {worst:.1e}"
 
 
+def _verified(files: list[Path]) -> list[Row]:
+    """Rows of all files, from processes of their own: files side by side, and all beside the other checks."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    slots = min(usable_cpus(), MOST_SLOTS, -(-len(files) // FILES_A_SLOT))
+    with ProcessPoolExecutor(slots, get_context("spawn")) as pool:
+        return [row for rows in pool.map(verified_apart, files) for row in rows]
+
+
+def verified_apart(file: Path) -> list[Row]:
+    """Rows of one file; what goes wrong is a row too, since not every exception survives the way between processes."""
+    from omlab_sdk.golden import TOLERANCE, rows_of
+
+    return list(rows_of([file], TOLERANCE))
+
+
 def export(subject: Subject) -> str:
     """Every graph exports to an ONNX file that onnx accepts."""
-    from omlab.exporting import export as write
-
     count = 0
-    for loaded, _ in loaded_models(subject):
-        folder = subject.work / "onnx" / loaded.card.name
-        try:
-            count += len(write(loaded, folder))
-        except OmlabError as error:
-            raise Broken(str(error)) from error
+    for model in checked_models(subject):
+        loaded = model.loaded
+        for graph in {g.name: g for g in (*loaded.model.exports(loaded.variant), *loaded.graphs)}.values():
+            try:
+                _export(loaded, graph, subject.work / "onnx" / model.name)
+            except OmlabError as error:
+                raise Broken(f"{model.label}: {error}") from error
+            count += 1
     return f"{count} graphs exported and checked"
 
 
+def _export(loaded: LoadedModel, graph: Graph, folder: Path) -> None:
+    """Where the engine store keeps it, so that engines are made from the same file."""
+    if loaded.builder(graph) is not None:
+        return  # no plain ONNX: its own engine writes the folder that it loads, in the check of engines
+    if graph in loaded.graphs:
+        loaded.onnx(graph)
+        return
+    exporter = loaded.exporter()
+    if exporter is None:
+        raise EngineError("no installed plugin can write ONNX files", remedy="pip install 'omlab-sdk[torch]'")
+    folder.mkdir(parents=True, exist_ok=True)
+    exporter.export(loaded.model.network(graph, loaded.variant, loaded.files), graph, folder / f"{graph.name}.onnx")
+
+
 def engines(subject: Subject) -> str:
-    """Every engine that can run here agrees with the torch reference, or its reason is known."""
+    """Every engine that can run here agrees with the torch reference, or its reason is known; what builds for GPUs that
+    are not here does so."""
     told = []
     admitted = 0
-    for loaded, seeded in loaded_models(subject):
+    for model in checked_models(subject):
+        loaded = model.loaded
         for graph in loaded.graphs:
-            rows = loaded.tune(graph, rounds=1)
+            rows = loaded.tune(graph, rounds=0)
             good = [row for row in rows if row.admitted]
             admitted += len(good)
             if not good:
                 raise Broken(
-                    f"no engine agrees with the reference for {loaded.card.name}/{graph.name}: "
+                    f"no engine agrees with the reference for {model.label}, graph '{graph.name}': "
                     + "; ".join(row.reason for row in rows),
                     "Look at the kept tensors, or set tolerances that your task allows in Graph.tolerances",
                 )
-            told.append(f"{graph.name}{' (seeded)' if seeded else ''}: " + ", ".join(_label(row) for row in good))
+            ahead = _built_ahead(model, graph)
+            told.append(f"{graph.name} of {model.name}: " + ", ".join([*map(_label, good), *ahead]))
     return f"{admitted} admitted. " + "; ".join(told)
 
 
@@ -143,37 +125,52 @@ def _label(row: Any) -> str:
     return f"{row.backend} {row.precision}"
 
 
+def _built_ahead(model: Checked, graph: Graph) -> list[str]:
+    """What was built for a GPU that is not here, and so is not compared."""
+    told = []
+    for backend in model.loaded.backends():
+        serves = graph.engines == () or backend.card.name in graph.engines
+        if backend.provider and serves and not backend.unavailable() and not backend.targets(graph):
+            model.loaded.build_for(graph, [AHEAD], backend=backend.card.name)
+            told.append(f"{backend.provider} builds for {AHEAD}")
+    return told
+
+
 def deterministic(subject: Subject) -> str:
     """The same input gives the same answer, twice."""
-    for loaded, _ in loaded_models(subject):
+    for model in checked_models(subject):
+        loaded = model.loaded
         for graph in loaded.graphs:
             example = next(iter(loaded.model.examples(graph, loaded.variant)))
             engine = loaded.engines[graph.name]
             first, second = engine(example), engine(example)
             for name, array in first.items():
                 if not np.array_equal(array, second[name]):
-                    raise Broken(f"{loaded.card.name}/{graph.name}: output '{name}' differs between two runs")
+                    raise Broken(f"{model.label}, graph '{graph.name}': output '{name}' differs between two runs")
                 if not np.isfinite(array).all():
-                    raise Broken(f"{loaded.card.name}/{graph.name}: output '{name}' is not finite on its own example")
+                    raise Broken(
+                        f"{model.label}, graph '{graph.name}': output '{name}' is not finite on its own example"
+                    )
     return "equal to the last bit"
 
 
 def end_to_end(subject: Subject) -> str:
     """A case from file to files: result on the case's grid, picture, result.json."""
     told = []
-    for loaded, seeded in loaded_models(subject):
+    for model in checked_models(subject):
+        loaded = model.loaded
         kind = next((k for k in loaded.card.inputs if k in SAMPLES), None)
         if kind is None:
             raise Skipped(f"there is no sample of kind {', '.join(loaded.card.inputs)} yet")
-        folder = subject.work / "cases" / loaded.card.name
+        folder = subject.work / "cases" / model.name
         folder.mkdir(parents=True, exist_ok=True)
         path = write_sample(kind, folder)
         (row,) = run(loaded, [path], folder / "out", prompts=sample_prompts(loaded.card.prompts, kind))
         if row.status == "failed":
             if isinstance(row.error, InputError):
-                told.append(f"{loaded.card.name} refuses the synthetic sample: {row.cause}")
+                told.append(f"{model.name} refuses the synthetic sample: {row.cause}")
                 continue
-            raise Broken(f"{loaded.card.name}: {row.cause}", row.remedy)
+            raise Broken(f"{model.label}: {row.cause}", row.remedy)
         assert row.folder is not None
         record = json.loads((row.folder / "result.json").read_text("utf-8"))
         lacking = [name for name in record["files"].values() if not (row.folder / name).is_file()]
@@ -181,7 +178,7 @@ def end_to_end(subject: Subject) -> str:
             raise Broken(f"{loaded.card.name}: result.json names {lacking[0]}, which is not there")
         if record["result"]["kind"] == "segmentation" and kind is InputKind.VOLUME:
             _same_grid(path, row.folder / record["files"]["nifti"])
-        told.append(f"{loaded.card.name}{' (seeded)' if seeded else ''}: {row.headline}")
+        told.append(f"{model.name}: {row.headline}")
     return "; ".join(told)
 
 
@@ -205,7 +202,8 @@ def geometry(subject: Subject) -> str:
     from omlab.results import Segmentation
 
     told = []
-    for loaded, _ in loaded_models(subject):
+    for model in checked_models(subject):
+        loaded = model.loaded
         if InputKind.VOLUME not in loaded.card.inputs:
             continue
         case = volume()
@@ -250,7 +248,8 @@ def _in_patient(prompts: list[dict[str, Any]] | None, geometry: Geometry) -> lis
 def bad_inputs(subject: Subject) -> str:
     """Files that are no case of the model give one clear error each, and nothing is half-written."""
     count = 0
-    for loaded, _ in loaded_models(subject):
+    for model in {one.loaded.card.name: one for one in checked_models(subject)}.values():
+        loaded = model.loaded
         folder = subject.work / "bad" / loaded.card.name
         folder.mkdir(parents=True, exist_ok=True)
         wrong_kind = InputKind.IMAGE if InputKind.VOLUME in loaded.card.inputs else InputKind.VOLUME
@@ -273,4 +272,4 @@ def bad_inputs(subject: Subject) -> str:
     return f"{count} bad files, each refused with a reason"
 
 
-__all__ = ["bad_inputs", "deterministic", "end_to_end", "engines", "export", "geometry", "goldens"]
+__all__ = ["Seeded", "bad_inputs", "deterministic", "end_to_end", "engines", "export", "geometry", "goldens"]

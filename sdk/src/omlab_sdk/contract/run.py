@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -14,8 +15,9 @@ from omlab.errors import OmlabError, UnknownName
 from omlab.plugins import Registry
 from omlab.settings import Settings
 from omlab.vocabulary import Kind
-from omlab_sdk.contract import cards, evaluators, networks, packaging
+from omlab_sdk.contract import cards, evaluators, networks, packaging, sizes
 from omlab_sdk.contract.base import Broken, Check, Finding, Skipped, Subject
+from omlab_sdk.contract.models import size_of
 
 _MODEL = (Kind.MODEL,)
 
@@ -25,15 +27,16 @@ CHECKS: tuple[Check, ...] = (
     Check("hooks", "an object is behind every card", cards.behind_every_card),
     Check("licence", "licences are named", cards.licence),
     Check("weights", "fetched files are pinned", cards.weights_pinned, (Kind.MODEL, Kind.DATASET)),
-    Check("goldens", "golden files agree", networks.goldens, _MODEL),
-    Check("export", "graphs export to ONNX", networks.export, _MODEL),
-    Check("engines", "engines agree with the reference", networks.engines, _MODEL),
-    Check("determinism", "twice the same", networks.deterministic, _MODEL),
-    Check("end-to-end", "a case from file to files", networks.end_to_end, _MODEL),
-    Check("geometry", "orientation of the file does not matter", networks.geometry, _MODEL),
-    Check("bad-inputs", "bad files are refused clearly", networks.bad_inputs, _MODEL),
+    Check("goldens", "golden files agree", networks.goldens, _MODEL, beside=True),
+    Check("sizes", "published sizes give the declared shapes", sizes.sizes, _MODEL),
+    Check("export", "graphs export to ONNX", networks.export, _MODEL, sized=True),
+    Check("engines", "engines agree with the reference", networks.engines, _MODEL, sized=True),
+    Check("determinism", "twice the same", networks.deterministic, _MODEL, sized=True),
+    Check("end-to-end", "a case from file to files", networks.end_to_end, _MODEL, sized=True),
+    Check("geometry", "orientation of the file does not matter", networks.geometry, _MODEL, sized=True),
+    Check("bad-inputs", "bad files are refused clearly", networks.bad_inputs, _MODEL, sized=True),
     Check("scores", "an evaluator scores", evaluators.scores, (Kind.EVALUATOR,)),
-    Check("wheel", "the wheel builds and installs", packaging.wheel),
+    Check("wheel", "the wheel builds and installs", packaging.wheel, beside=True),
 )
 
 
@@ -44,8 +47,13 @@ def checks_for(subject: Subject, only: Iterable[str] = ()) -> list[Check]:
     return [c for c in CHECKS if (not c.kinds or kinds & set(c.kinds)) and (not wanted or c.name in wanted)]
 
 
-def subject_of(name: str, work: Path) -> Subject:
+def subject_of(name: str, work: Path, *, full: bool = False, variants: Iterable[str] = ()) -> Subject:
     """The plugin called ``name``: its entry point, its distribution, one of its contributions, or its folder.
+
+    Parameters
+    ----------
+    work : scratch folder that its checks share.
+    full, variants : at which size networks are checked, and which; see :class:`Subject`.
 
     Raises
     ------
@@ -59,7 +67,7 @@ def subject_of(name: str, work: Path) -> Subject:
         project = _project(plugin.distribution)
         contributed = {n for _, n in plugin.contributions}
         if name in {plugin.name, plugin.distribution} | contributed or (folder and project == folder):
-            return Subject(plugin, registry, settings, work, project)
+            return Subject(plugin, registry, settings, work, project, full, tuple(variants))
     broken = [b for b in registry.broken if name in {b.plugin, b.distribution}]
     if broken:
         remedy = f"It is broken: {broken[0].reason}. {broken[0].remedy}"
@@ -96,12 +104,23 @@ def run_check(check: Check, subject: Subject) -> Finding:
     except Exception as error:  # a stranger's code: whatever it raises is what we are looking for
         status, detail = "broken", f"{type(error).__name__}: {error}"
         remedy = "omlab check --debug shows where"
-    return Finding(check.name, status, detail, remedy, time.perf_counter() - start)
+    size = size_of(subject) if check.sized and status != "skipped" else ""
+    return Finding(check.name, status, detail, remedy, time.perf_counter() - start, size)
 
 
-def check_plugin(name: str, only: Iterable[str] = ()) -> Iterator[Finding]:
-    """Findings of all checks of the plugin, as they come."""
+def run_checks(subject: Subject, only: Iterable[str] = ()) -> Iterator[Finding]:
+    """Findings of the checks of ``subject``, in their order, as they come."""
+    checks = checks_for(subject, only)
+    with ThreadPoolExecutor(max_workers=2) as beside:
+        begun = {check.name: beside.submit(run_check, check, subject) for check in checks if check.beside}
+        # What goes on beside the others is told after them, so that nobody waits for it without need.
+        for check in sorted(checks, key=lambda one: one.beside):
+            yield begun[check.name].result() if check.beside else run_check(check, subject)
+
+
+def check_plugin(
+    name: str, only: Iterable[str] = (), *, full: bool = False, variants: Iterable[str] = ()
+) -> Iterator[Finding]:
+    """Findings of all checks of the plugin, as they come. Parameters are those of :func:`subject_of`."""
     with tempfile.TemporaryDirectory(prefix="omlab-check-") as folder:
-        subject = subject_of(name, Path(folder))
-        for check in checks_for(subject, only):
-            yield run_check(check, subject)
+        yield from run_checks(subject_of(name, Path(folder), full=full, variants=variants), only)
