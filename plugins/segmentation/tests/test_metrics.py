@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from omlab_segmentation import metrics, surfaces, surfels
+from omlab_segmentation.lattice import Lattice
 
 GOLDENS = Path(__file__).parents[3] / "tests" / "goldens"
 
@@ -68,8 +69,8 @@ class TestAgainstLibraries:
 
     def test_areas(self, case, values, prediction, reference):
         for mask, key in ((prediction, "area_pred"), (reference, "area_ref")):
-            found = surfaces.elements(mask.view(np.uint8), case["spacing"])
-            area = surfaces.of(found, 1, mask.ndim).sizes.sum()
+            lattice = Lattice.of(mask.shape, case["spacing"])
+            area = surfaces.elements(lattice.filled(mask.view(np.uint8)), lattice).sizes.sum()
             assert area == pytest.approx(values["surface_distance"][key], rel=1e-9, abs=1e-12)
 
 
@@ -85,3 +86,47 @@ def test_empty_against_full_is_infinitely_far_and_counts_as_zero():
     assert metrics.hausdorff(surfaces) == np.inf
     assert metrics.surface_dice(surfaces, 1.0) == 0
     assert np.isnan(metrics.hausdorff(metrics.Surfaces.of_voxels(empty, empty, (1, 1, 1))))
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "dtype"),
+    [((17, 14, 11), (1.0, 1.0, 1.0), np.uint8), ((9, 16, 21), (7.5, 0.8, 0.8), np.uint16),
+     ((33, 1, 12), (0.7, 3.0, 1.2), np.int32), ((40, 37), (0.5, 1.5), np.uint8)],
+)  # fmt: skip
+@pytest.mark.parametrize("find", [surfaces.voxels, surfaces.elements])
+def test_distances_of_many_structures_equal_all_pairs(shape, spacing, dtype, find):
+    generator = np.random.default_rng(3)
+    coarse = generator.choice([0, 0, 1, 2, 5, 9, 250], size=[-(-n // 4) for n in shape])
+    reference = coarse
+    for axis, count in enumerate(shape):
+        reference = np.repeat(reference, 4, axis).take(range(count), axis)
+    prediction = np.roll(reference, 1, axis=0)
+    prediction[prediction == 5] = 0
+    # One structure lies beyond the places that are looked up, another is on one side only.
+    reference[reference == 9] = 0
+    prediction[prediction == 9] = 0
+    reference.flat[0], prediction.flat[-1], prediction.flat[-2] = 9, 9, 7
+    both = metrics.Between.of(prediction.astype(dtype), reference.astype(dtype), spacing, find)
+    seen = set()
+    for label in (1, 2, 5, 7, 9, 250, 3):
+        found = both[label]
+        places = [s.lattice.indices(s.places[s.of(label)]) for s in (both.prediction, both.reference)]
+        a, b = (p * np.asarray(spacing) for p in places)
+        seen.add((len(a) > 0, len(b) > 0))
+        apart = np.linalg.norm(a[:, None] - b[None], axis=2)
+        np.testing.assert_allclose(found.from_prediction, apart.min(axis=1, initial=np.inf), rtol=1e-12)
+        np.testing.assert_allclose(found.from_reference, apart.min(axis=0, initial=np.inf), rtol=1e-12)
+        lattice = both.prediction.lattice
+        for mask, wanted in ((prediction == label, places[0]), (reference == label, places[1])):
+            one = find(lattice.filled(mask.view(np.uint8)), lattice)
+            assert sorted(map(tuple, lattice.indices(one.places))) == sorted(map(tuple, wanted))
+    assert seen == {(True, True), (False, True), (True, False), (False, False)}
+
+
+def test_percentiles_equal_numpys():
+    generator = np.random.default_rng(0)
+    for count in (1, 2, 3, 20, 21, 1000):
+        values = generator.random(count)
+        for percent in (0, 50, 95, 99.9, 100):
+            assert metrics.percentile(values, percent) == pytest.approx(np.percentile(values, percent), rel=1e-14)
+    assert metrics.percentile(np.array([1.0, np.inf]), 95) == np.inf

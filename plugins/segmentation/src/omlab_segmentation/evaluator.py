@@ -16,6 +16,7 @@ from omlab.geometry import Geometry, Turn
 from omlab.report import Report, Value
 from omlab.results import Segmentation
 from omlab_segmentation import metrics, surfaces
+from omlab_segmentation.lattice import Lattice
 from omlab_segmentation.worst import KEPT, Worst
 
 NAMES = ("dice", "iou", "hd95_mm", "nsd")
@@ -108,33 +109,28 @@ class SegmentationEvaluator(Evaluator):
 class _Found:
     """Surfaces of all structures of both label maps."""
 
-    spacing: tuple[float, ...]
-    elements: tuple[Any, Any]
-    voxels: tuple[Any, Any] | None
+    elements: metrics.Between
+    voxels: metrics.Between | None
     maps: tuple[Any, Any]
 
     @classmethod
     def of(cls, a: Any, b: Any, spacing: tuple[float, ...], *, voxels: bool) -> _Found:
         box = surfaces.content(a, b)
         a, b = a[box], b[box]
-        elements = (surfaces.elements(a, spacing), surfaces.elements(b, spacing))
-        return cls(spacing, elements, (surfaces.voxels(a), surfaces.voxels(b)) if voxels else None, (a, b))
+        lattice = Lattice.of(a.shape, spacing)
+        placed = lattice.filled(a), lattice.filled(b)
+        elements = metrics.Between.on(lattice, *placed, surfaces.elements)
+        return cls(elements, metrics.Between.on(lattice, *placed, surfaces.voxels) if voxels else None, (a, b))
 
     def between(self, label: int) -> tuple[metrics.Surfaces, metrics.Surfaces | None]:
         """Distances between surface elements of a structure, and between surface voxels where they are wanted."""
-
-        def distances(pair: tuple[Any, Any]) -> metrics.Surfaces:
-            one, other = (surfaces.of(given, label, len(self.spacing)) for given in pair)
-            return metrics.Surfaces.between(one, other, self.spacing)
-
-        return distances(self.elements), None if self.voxels is None else distances(self.voxels)
+        return self.elements[label], None if self.voxels is None else self.voxels[label]
 
     def cut(self, label: int) -> tuple[Any, Any]:
         """Masks of a structure in prediction and reference within the box of both, which must not be empty."""
-        corners = [surfaces.of(given, label, len(self.spacing)).places for given in self.elements]
-        low = np.min([places.min(axis=0) for places in corners if len(places)], axis=0)
-        high = np.max([places.max(axis=0) for places in corners if len(places)], axis=0)
-        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        given = (self.elements.prediction, self.elements.reference)
+        places = np.concatenate([surface.lattice.indices(surface.places[surface.of(label)]) for surface in given])
+        box = tuple(slice(int(a), int(b)) for a, b in zip(places.min(axis=0), places.max(axis=0), strict=True))
         return self.maps[0][box] == label, self.maps[1][box] == label
 
 

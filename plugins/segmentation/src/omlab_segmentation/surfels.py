@@ -52,6 +52,16 @@ def _normals() -> dict[int, tuple[tuple[int, int, int], ...]]:
     return table
 
 
+@cache
+def _triangles() -> NDArray[np.float64]:
+    """[codes, triangles, axes] normals in voxels; zeros where a code has fewer triangles than others."""
+    table = _normals()
+    found = np.zeros((256, max(map(len, table.values())), 3))
+    for code, normals in table.items():
+        found[code, : len(normals)] = normals
+    return found / 8
+
+
 def areas(spacing: Sequence[float]) -> NDArray[np.float64]:
     """Area (3D, mm^2) or length (2D, mm) by code, for voxels of ``spacing`` mm; 0 for codes that are no surface."""
     if len(spacing) == 2:
@@ -64,13 +74,4 @@ def areas(spacing: Sequence[float]) -> NDArray[np.float64]:
         by_code[[0b1001, 0b0110]] = diagonal
         return by_code
     s0, s1, s2 = spacing
-    scale = np.array([s1 * s2, s0 * s2, s0 * s1])
-    by_code = np.zeros(256)
-    for code, normals in _normals().items():
-        by_code[code] = np.linalg.norm(np.array(normals) / 8 * scale, axis=1).sum()
-    return by_code
-
-
-def weights(axes: int) -> NDArray[np.integer]:
-    """Weight of each of the 2 x 2 (x 2) voxels around a corner in its code."""
-    return _WEIGHTS_3D if axes == 3 else _WEIGHTS_2D
+    return np.sqrt(((_triangles() * (s1 * s2, s0 * s2, s0 * s1)) ** 2).sum(axis=2)).sum(axis=1)
