@@ -298,6 +298,10 @@ class Variant(_Record):
     outputs: tuple[OutputKind, ...] = attrs.field(default=(), converter=_words(OutputKind))
     labels: tuple[LabelCard, ...] = attrs.field(default=(), converter=_many(LabelCard))
 
+    def configured(self, **config: Any) -> Variant:
+        """The variant with these entries of ``config`` in place of its own."""
+        return attrs.evolve(self, config={**self.config, **config})
+
 
 @_card(kw_only=True)
 class Card(_Record):
