@@ -12,9 +12,11 @@ from click.testing import CliRunner
 import omlab
 from omlab.cli.main import main
 from omlab.errors import PluginError, UnknownName
+from omlab.listing import row_of, state_of_row
 from omlab.plugins import Registry
 from omlab.settings import Settings
 from omlab.vocabulary import Kind
+from omlab.weights import state_of
 from support import MODEL_TABLE
 
 
@@ -186,18 +188,23 @@ def test_help_of_every_command_works():
         assert done.exit_code == 0, (name, done.output, done.exception)
 
 
-def test_parsed_manifests_are_remembered_until_they_change(install_plugin, own_home):
+def test_rows_of_manifests_are_remembered_until_they_change(install_plugin, own_home):
     path = install_plugin("one") / "omlab.toml"
     memory = Settings.from_environment().manifests_file
 
     def models() -> set[str]:
-        return set(Registry.discover(manifests_file=memory).cards(Kind.MODEL))
+        return set(Registry.discover(manifests_file=memory).names(Kind.MODEL))
 
     assert "one" in models()
     kept = json.loads(memory.read_text("utf-8"))
-    kept[str(path)][1]["model"][0]["name"] = "remembered"
+    kept["manifests"][str(path)][1][0]["name"] = "remembered"
     memory.write_text(json.dumps(kept), "utf-8")
     assert "remembered" in models()
+    # The card is read from the file, which has no such model.
+    with pytest.raises(PluginError, match="changed while it was read"):
+        Registry.discover(manifests_file=memory).card(Kind.MODEL, "remembered")
+    memory.write_text(json.dumps(kept | {"form": "of an older omlab"}), "utf-8")
+    assert "one" in models()
     path.write_text(path.read_text("utf-8").replace('"one"', '"another"'), "utf-8")
     assert "another" in models()
     memory.write_text("[1, 2", "utf-8")
@@ -205,3 +212,22 @@ def test_parsed_manifests_are_remembered_until_they_change(install_plugin, own_h
     memory.unlink()
     memory.mkdir()  # cannot be written
     assert "another" in models()
+
+
+def test_remembered_rows_show_what_cards_show(own_home, capsys):
+    assert main(["list"]) == 0
+    first = capsys.readouterr().out
+    settings = Settings.from_environment()
+    size = settings.manifests_file.stat().st_size
+    registry = Registry.discover(manifests_file=settings.manifests_file)
+    # Once more, from the memory, which holds no card of a model.
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out == first
+    for kind in Kind:
+        cards = registry.cards(kind)
+        rows = registry.rows(kind)
+        assert [row["name"] for row in rows] == list(cards) == registry.names(kind)
+        for row, card in zip(rows, cards.values(), strict=True):
+            assert json.loads(json.dumps(row_of(kind, card))) == row
+            assert state_of(card, settings) == state_of_row(row, settings)
+    assert size < 2000 * sum(len(registry.names(kind)) for kind in Kind)

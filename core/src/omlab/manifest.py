@@ -10,16 +10,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from omlab.cards import CARDS, Card, CardError, from_table
+from omlab import __version__
 from omlab.vocabulary import Kind
+
+if TYPE_CHECKING:
+    from omlab.cards import Card
 
 #: Version of the plugin interface. A plugin written for a newer one cannot be used; older ones can.
 API = 1
 NAME = "omlab.toml"
+#: What rows were made by: other rules, or another form, mean other rows.
+_FORM = f"{__version__} 1"
 
 
 @attrs.frozen
@@ -50,11 +55,49 @@ def read_tables(path: Path) -> dict[str, Any]:
         raise ManifestError(f"{path} is no valid TOML: {error}", "Correct the line that is named.") from None
 
 
-class TableMemory:
-    """Tables of manifests as they were read last, so that a start parses only those that have changed.
+class Manifest:
+    """The manifest of a plugin, known to be valid.
 
-    tomllib, in Python, takes a millisecond a manifest; with thirty plugins that is half of ``omlab list``. A file that
-    cannot be read or written only means that everything is parsed.
+    Attributes
+    ----------
+    path : of the file.
+    rows : what a list shows of each contribution (:func:`omlab.listing.row_of`), in the order of the file.
+    """
+
+    def __init__(
+        self, path: Path, rows: list[dict[str, Any]], plugin: str, version: str,
+        cards: tuple[tuple[Kind, Card], ...] | None = None,
+    ) -> None:  # fmt: skip
+        self.path = path
+        self.rows = rows
+        self._origin = {"plugin": plugin, "version": version}
+        self._cards = None if cards is None else {(kind, card.name): card for kind, card in cards}
+
+    def names(self) -> list[tuple[Kind, str]]:
+        """Kind and name of each contribution."""
+        return [(Kind(row["kind"]), row["name"]) for row in self.rows]
+
+    def card(self, kind: Kind, name: str) -> Card:
+        """The card of a contribution; reads the file where the rows do not hold it. Raises :class:`ManifestError`."""
+        from omlab.cards import CARDS, from_table
+
+        if self._cards is None:
+            for row in self.rows:
+                if (row["kind"], row["name"]) == (kind.value, name) and "card" in row:
+                    return from_table(CARDS[kind], {**row["card"], **self._origin})  # type: ignore[no-any-return]
+            cards = cards_of(read_tables(self.path), **self._origin)
+            self._cards = {(kind, card.name): card for kind, card in cards}
+        try:
+            return self._cards[kind, name]
+        except KeyError:
+            raise ManifestError(f"{self.path} changed while it was read", "Start again.") from None
+
+
+class Memory:
+    """What lists show of manifests as they were read last, so that a start reads only those that have changed.
+
+    Reading and checking a manifest takes milliseconds; with thirty plugins that is more than all the rest of ``omlab
+    list``. A file that cannot be read or written only means that everything is read anew.
 
     Parameters
     ----------
@@ -71,23 +114,28 @@ class TableMemory:
                 found = json.loads(path.read_bytes())
             except (OSError, ValueError):
                 found = None
-            self._known = found if isinstance(found, dict) else {}
+            if isinstance(found, dict) and found.get("form") == _FORM and isinstance(found.get("manifests"), dict):
+                self._known = found["manifests"]
 
-    def tables(self, path: Path) -> dict[str, Any]:
-        """Like :func:`read_tables`; from the memory if the file has the size and the time it had then."""
+    def read(self, path: Path, *, plugin: str, version: str) -> Manifest:
+        """The manifest at ``path`` of a distribution; from the memory if the file has the size and the time it had
+        then. Raises :class:`ManifestError`."""
         try:
             status = path.stat()
             stamp = [status.st_size, status.st_mtime_ns]
         except OSError:
-            return read_tables(path)  # says what is wrong
+            stamp = None  # reading says what is wrong
         entry = self._known.get(str(path))
-        if isinstance(entry, list) and len(entry) == 2 and entry[0] == stamp and isinstance(entry[1], dict):
+        if stamp is not None and isinstance(entry, list) and len(entry) == 2 and entry[0] == stamp:
             self._seen[str(path)] = entry
-            return entry[1]
-        tables = read_tables(path)
-        self._seen[str(path)] = [stamp, tables]
+            return Manifest(path, entry[1], plugin, version)
+        from omlab.listing import row_of
+
+        cards = cards_of(read_tables(path), plugin=plugin, version=version)
+        rows = [row_of(kind, card) for kind, card in cards]
+        self._seen[str(path)] = [stamp, rows]
         self._changed = True
-        return tables
+        return Manifest(path, rows, plugin, version, cards)
 
     def keep(self) -> None:
         """Write what was read, if anything was new. Manifests of other environments stay."""
@@ -96,10 +144,11 @@ class TableMemory:
         from omlab.files import write_text
 
         others = {key: value for key, value in self._known.items() if Path(key).is_file()}
+        kept = {"form": _FORM, "manifests": others | self._seen}
         try:
-            write_text(self._path, json.dumps(others | self._seen, separators=(",", ":")))
-        except (OSError, TypeError):
-            return  # a read-only home, or a date in a manifest, which JSON lacks: parsed again next time
+            write_text(self._path, json.dumps(kept, separators=(",", ":")))
+        except OSError:
+            return  # a read-only home: read again next time
 
 
 def cards_of(tables: Mapping[str, Any], *, plugin: str = "", version: str = "") -> tuple[tuple[Kind, Card], ...]:
@@ -114,6 +163,8 @@ def cards_of(tables: Mapping[str, Any], *, plugin: str = "", version: str = "") 
     ManifestError
         The API is newer than ours, or a table is invalid; the reason names table, contribution and field.
     """
+    from omlab.cards import CARDS, CardError, from_table
+
     api = tables.get("api")
     if not isinstance(api, int) or isinstance(api, bool):
         raise ManifestError(f"{NAME}: 'api' must be a whole number, found {api!r}", f"Write 'api = {API}' at its top.")

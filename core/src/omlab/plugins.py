@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from omlab import manifest
-from omlab.cards import Card
 from omlab.errors import PluginError, UnknownName
 from omlab.installed import GROUP, Candidate, installed
 from omlab.vocabulary import Kind
 
 if TYPE_CHECKING:
     import pluggy
+
+    from omlab.cards import Card
 
 
 @attrs.frozen
@@ -59,7 +60,8 @@ class Registry:
     def __init__(self, failures_file: Path | None = None) -> None:
         self.plugins: dict[str, Plugin] = {}
         self.broken: list[Broken] = []
-        self._cards: dict[Kind, dict[str, Card]] = {kind: {} for kind in Kind}
+        self._manifests: dict[Kind, dict[str, manifest.Manifest]] = {kind: {} for kind in Kind}
+        self._cards: dict[tuple[Kind, str], Card] = {}
         self._owners: dict[tuple[Kind, str], Plugin] = {}
         self._failures_file = failures_file
         self._manager: pluggy.PluginManager | None = None
@@ -77,24 +79,25 @@ class Registry:
         Parameters
         ----------
         failures_file : where import failures are remembered.
-        manifests_file : where parsed manifests are remembered.
+        manifests_file : where is remembered what lists show of manifests.
         """
         registry = cls(failures_file)
         failures = registry._read_failures()
-        memory = manifest.TableMemory(manifests_file)
+        memory = manifest.Memory(manifests_file)
         for candidate in installed() if candidates is None else candidates:
             registry._add(candidate, failures, memory)
         memory.keep()
         return registry
 
-    def _add(self, candidate: Candidate, failures: Mapping[str, Any], memory: manifest.TableMemory) -> None:
+    def _add(self, candidate: Candidate, failures: Mapping[str, Any], memory: manifest.Memory) -> None:
         try:
-            path, contributions = _read(candidate, memory)
-            for kind, card in contributions:
-                owner = self._owners.get((kind, card.name))
+            found = _read(candidate, memory)
+            contributions = found.names()
+            for kind, name in contributions:
+                owner = self._owners.get((kind, name))
                 if owner is not None:
                     raise manifest.ManifestError(
-                        f"its {kind} '{card.name}' has the name of one of {owner.distribution} {owner.version}",
+                        f"its {kind} '{name}' has the name of one of {owner.distribution} {owner.version}",
                         f"Uninstall one of the two: pip uninstall {candidate.distribution}",
                     )
             if candidate.plugin in self.plugins:
@@ -107,7 +110,7 @@ class Registry:
             self._break(candidate, error.reason, error.remedy)
             return
         remembered = failures.get(candidate.plugin)
-        if remembered and remembered.get("stamp") == _stamp(candidate, path):
+        if remembered and remembered.get("stamp") == _stamp(candidate, found.path):
             self._break(
                 candidate,
                 f"its import failed: {remembered.get('reason', '')}",
@@ -120,20 +123,30 @@ class Registry:
             package=candidate.package,
             distribution=candidate.distribution,
             version=candidate.version,
-            path=path,
-            contributions=tuple((kind, card.name) for kind, card in contributions),
+            path=found.path,
+            contributions=tuple(contributions),
         )
         self.plugins[plugin.name] = plugin
-        for kind, card in contributions:
-            self._cards[kind][card.name] = card
-            self._owners[kind, card.name] = plugin
+        for kind, name in contributions:
+            self._manifests[kind][name] = found
+            self._owners[kind, name] = plugin
 
     def _break(self, candidate: Candidate, reason: str, remedy: str, details: str = "") -> None:
         self.broken.append(Broken(candidate.plugin, candidate.distribution, candidate.version, reason, remedy, details))
 
     def cards(self, kind: Kind) -> dict[str, Any]:
         """Name -> card of one kind, sorted by name."""
-        return dict(sorted(self._cards[kind].items()))
+        return {name: self.card(kind, name) for name in self.names(kind)}
+
+    def names(self, kind: Kind) -> list[str]:
+        """Names of one kind, sorted; no card is made for them."""
+        return sorted(self._manifests[kind])
+
+    def rows(self, kind: Kind) -> list[dict[str, Any]]:
+        """What a list shows of each contribution of one kind, sorted by name: see :func:`omlab.listing.row_of`."""
+        manifests = {id(found): found for found in self._manifests[kind].values()}
+        rows = [row for found in manifests.values() for row in found.rows if row["kind"] == kind.value]
+        return sorted(rows, key=lambda row: row["name"])
 
     def card(self, kind: Kind, name: str) -> Any:
         """The card of a contribution.
@@ -142,10 +155,18 @@ class Registry:
         ------
         UnknownName
             There is none; the remedy names near ones, or the broken plugin that may hold it.
+        PluginError
+            Its manifest has changed since the plugins were looked for.
         """
-        cards = self._cards[kind]
+        if (kind, name) in self._cards:
+            return self._cards[kind, name]
+        cards = self._manifests[kind]
         if name in cards:
-            return cards[name]
+            try:
+                card = self._cards[kind, name] = cards[name].card(kind, name)
+            except manifest.ManifestError as error:
+                raise PluginError(error.reason, remedy=error.remedy) from None
+            return card
         import difflib
 
         lower = name.lower()
@@ -164,7 +185,8 @@ class Registry:
 
     def owner(self, kind: Kind, name: str) -> Plugin:
         """The plugin that contributes ``name``."""
-        self.card(kind, name)
+        if (kind, name) not in self._owners:
+            self.card(kind, name)  # says what is wrong
         return self._owners[kind, name]
 
     def load(self, kind: Kind, name: str) -> Any:
@@ -281,8 +303,8 @@ def _last_line(error: BaseException) -> str:
     return traceback.format_exception_only(error)[-1].strip().replace("\n", " ")
 
 
-def _read(candidate: Candidate, memory: manifest.TableMemory) -> tuple[Path, tuple[tuple[Kind, Card], ...]]:
-    """Path and cards of a candidate's manifest, without importing its package."""
+def _read(candidate: Candidate, memory: manifest.Memory) -> manifest.Manifest:
+    """A candidate's manifest, without importing its package."""
     try:
         # For a top-level package find_spec imports nothing; the core's own parent is imported already.
         spec = find_spec(candidate.package)
@@ -297,8 +319,7 @@ def _read(candidate: Candidate, memory: manifest.TableMemory) -> tuple[Path, tup
             f"Reinstall it: pip install --force-reinstall {candidate.distribution}",
         )
     path = Path(next(iter(spec.submodule_search_locations))) / manifest.NAME
-    tables = memory.tables(path)
-    return path, manifest.cards_of(tables, plugin=candidate.distribution, version=candidate.version)
+    return memory.read(path, plugin=candidate.distribution, version=candidate.version)
 
 
 def _stamp(candidate: Candidate, path: Path) -> str:

@@ -59,6 +59,11 @@ class Settings:
         return self.home / "datasets"
 
     @property
+    def all_dataset_roots(self) -> tuple[Path, ...]:
+        """Where the folder of a dataset is looked for, in order."""
+        return (*self.dataset_roots, self.datasets_root)
+
+    @property
     def assets_root(self) -> Path:
         """Where fetched files go."""
         return self.home / "assets"

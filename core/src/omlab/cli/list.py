@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from omlab.cards import ModelCard, as_table
 from omlab.cli.main import registry_of
 from omlab.vocabulary import DIMENSIONS, InputKind, Kind, Modality, Task
 
@@ -45,8 +44,8 @@ def command(
 
     WHAT is models, datasets, adapters, evaluators, engines or all (the default).
     """
+    from omlab.listing import state_of_row
     from omlab.settings import Settings
-    from omlab.weights.state import state_of
 
     registry = registry_of(context)
     settings = Settings.from_environment()
@@ -54,66 +53,53 @@ def command(
     wanted_input = DIMENSIONS.get(input_kind, input_kind) if input_kind else None
     rows: list[dict[str, Any]] = []
     for kind in kinds:
-        for card in registry.cards(kind).values():
-            if modality and not {modality, Modality.ANY.value} & set(getattr(card, "modality", ())):
+        for row in registry.rows(kind):
+            if modality and not {modality, Modality.ANY.value} & set(row.get("modality", ())):
                 continue
-            if task and task not in getattr(card, "task", ()):
+            if task and task not in row.get("task", ()):
                 continue
-            if wanted_input and wanted_input not in getattr(card, "inputs", ()):
+            if wanted_input and wanted_input not in row.get("inputs", ()):
                 continue
-            state = state_of(card, settings)
+            state = state_of_row(row, settings)
             if local and state not in {"here", "part", ""}:
                 continue
-            rows.append({"kind": kind.value, "card": card, "state": state})
+            rows.append({**row, "state": state})
     if as_json:
         import json
 
+        from omlab.cards import as_table
+
+        contributions = [
+            {"kind": row["kind"], "files": row["state"], **as_table(registry.card(Kind(row["kind"]), row["name"]))}
+            for row in rows
+        ]
         click.echo(
-            json.dumps(
-                {"contributions": [_plain(r) for r in rows], "broken": [_broken(b) for b in registry.broken]}, indent=2
-            )
+            json.dumps({"contributions": contributions, "broken": [_broken(b) for b in registry.broken]}, indent=2)
         )
         return
     _print(rows, registry, filtered=bool(modality or task or input_kind or local))
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {"kind": row["kind"], "files": row["state"], **as_table(row["card"])}
 
 
 def _broken(broken: Any) -> dict[str, str]:
     return {"plugin": broken.distribution, "version": broken.version, "reason": broken.reason, "remedy": broken.remedy}
 
 
-def _licence(card: Any) -> str:
-    if isinstance(card, ModelCard):
-        code, weights = card.licence_code.spdx, card.licence_weights.spdx
-        return code if code == weights else f"{code}, weights {weights}"
-    licence = getattr(card, "licence", None)
-    return licence.spdx if licence else ""
-
-
 def _print(rows: list[dict[str, Any]], registry: Any, *, filtered: bool) -> None:
     from omlab.cli.text import table
 
     for kind in dict.fromkeys(row["kind"] for row in rows):
-        of_kind = [row["card"] for row in rows if row["kind"] == kind]
-        states = [row["state"] for row in rows if row["kind"] == kind]
+        of_kind = [row for row in rows if row["kind"] == kind]
         click.secho(f"{kind}s", bold=True)
         if kind in (Kind.MODEL, Kind.DATASET):
-            cells = [
-                [c.name, ", ".join(c.modality), ", ".join(c.task), ", ".join(c.inputs), _licence(c), s]
-                for c, s in zip(of_kind, states, strict=True)
-            ]
+            fields = ["name", "modality", "task", "inputs", "licence", "state"]
             head = ["name", "modality", "task", "input", "licence", "files" if kind == Kind.DATASET else "weights"]
         elif kind == Kind.ENGINE:
-            cells = [
-                [c.name, ", ".join(c.precisions), ", ".join(c.devices), s] for c, s in zip(of_kind, states, strict=True)
-            ]
+            fields = ["name", "precisions", "devices", "state"]
             head = ["name", "precisions", "devices", "library"]
         else:
-            cells = [[c.name, ", ".join(c.task), c.summary] for c in of_kind]
+            fields = ["name", "task", "summary"]
             head = ["name", "task", "what for"]
+        cells = [[v if isinstance(v := row[field], str) else ", ".join(v) for field in fields] for row in of_kind]
         click.echo(table(head, cells))
     if not rows:
         click.echo("nothing here fits; leave out a filter" if filtered else "no plugin contributes any")

@@ -33,13 +33,13 @@ class LazyGroup(click.Group):
     ORDER = ("list", "info", "run", "score", "pull", "tune", "evaluate", "compare", "adapt", "export", "doctor")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        names = registry_of(ctx).cards(Kind.COMMAND)
+        names = registry_of(ctx).names(Kind.COMMAND)
         first = [name for name in self.ORDER if name in names]
         return first + sorted(set(names) - set(first))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         registry = registry_of(ctx)
-        if cmd_name not in registry.cards(Kind.COMMAND):
+        if cmd_name not in registry.names(Kind.COMMAND):
             return None
         return registry.load(Kind.COMMAND, cmd_name)  # type: ignore[no-any-return]
 
@@ -52,9 +52,9 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        cards = registry_of(ctx).cards(Kind.COMMAND)
+        summaries = {row["name"]: row["summary"] for row in registry_of(ctx).rows(Kind.COMMAND)}
         with formatter.section("Commands"):
-            formatter.write_dl([(name, cards[name].summary) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, summaries[name]) for name in self.list_commands(ctx)])
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

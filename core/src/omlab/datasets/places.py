@@ -82,7 +82,7 @@ def typed(card: DatasetCard, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def find_place(card: DatasetCard, settings: Settings) -> Path | None:
     """The folder of a dataset below the roots; ``None`` where there is none."""
-    for root in (*settings.dataset_roots, settings.datasets_root):
+    for root in settings.all_dataset_roots:
         if (root / card.name).is_dir():
             return root / card.name
     return None
@@ -92,7 +92,7 @@ def steps(card: DatasetCard, settings: Settings) -> list[str]:
     """How a person obtains the dataset and where it goes, one sentence or command a step."""
     if not card.obtain:
         return []
-    place = (*settings.dataset_roots, settings.datasets_root)[0] / card.name
+    place = settings.all_dataset_roots[0] / card.name
     last = f"Put it at {place}, or name your own folder: {card.name}:PATH"
     if card.layout:
         last += f". In that folder: {', '.join(card.layout)}"
