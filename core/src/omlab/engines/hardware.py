@@ -37,10 +37,15 @@ class Cpu:
         return bool(self.flags & {"avx512_bf16", "amx_bf16", "amx-bf16"})
 
     @property
+    def tiles(self) -> bool:
+        """Does it multiply tiles of bfloat16 numbers (AMX)? Sixteen times as many products as in float32."""
+        return bool(self.flags & {"amx_bf16", "amx-bf16"})
+
+    @property
     def fast_bfloat16(self) -> bool:
         """Is bfloat16 expected to beat float32? With AMX, or AVX-512 BF16 of AMD, yes. Intel's AVX-512 BF16 alone
         (AMX hidden by a virtual machine) ran convolutions and transformers at half the float32 speed."""
-        return bool(self.flags & {"amx_bf16", "amx-bf16"}) or (self.bfloat16 and self.vendor == "AuthenticAMD")
+        return self.tiles or (self.bfloat16 and self.vendor == "AuthenticAMD")
 
 
 @attrs.frozen
@@ -60,6 +65,17 @@ class Gpu:
     def sm(self) -> str:
         """``"sm_89"``."""
         return f"sm_{self.capability[0]}{self.capability[1]}"
+
+
+@cache
+def winograd() -> str:
+    """Version of numba, if :mod:`omlab.engines.winograd` can be imported; else empty."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("numba")
+    except PackageNotFoundError:
+        return ""
 
 
 def platform_key() -> str:

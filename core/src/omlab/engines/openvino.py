@@ -22,7 +22,7 @@ BLOB = "engine.blob"
 #: a ViT-L) and costs as much disk again.
 STORED_UP_TO = 256 * 2**20
 #: Raised when what is compiled changes, so that stored engines are made again.
-_REVISION = 1
+_REVISION = 2
 _HINT = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16"}
 _NO_BFLOAT16 = "this processor has no bfloat16 arithmetic (avx512_bf16 or amx_bf16)"
 
@@ -33,7 +33,8 @@ class OpenVino(Backend):
     def version(self) -> str:
         from importlib.metadata import version
 
-        return f"{version('openvino')}+omlab.{_REVISION}"
+        own = f"omlab.{_REVISION}" + (f".numba.{hardware.winograd()}" if hardware.winograd() else "")
+        return f"{version('openvino')}+{own}"
 
     def targets(self, graph: Graph) -> tuple[Target, ...]:
         found = [Target(Precision.FLOAT32, "cpu", "CPU", rank=50)]
@@ -49,14 +50,16 @@ class OpenVino(Backend):
         size = sum(path.stat().st_size for path in (onnx, onnx.with_name(onnx.name + ".data")) if path.exists())
         if size > STORED_UP_TO:
             return
-        compiled = self._compile(onnx, target, usable_cpus())
+        compiled, own = self._compile(onnx, target, usable_cpus())
+        if own:
+            return  # a file cannot hold operations of ours
         with open(folder / BLOB, "wb") as file:
             file.write(compiled.export_model().getbuffer())
 
     def load(self, graph: Graph, onnx: Path, folder: Path, target: Target, *, threads: int | None = None) -> Compiled:
         threads = threads or usable_cpus()
         blob = folder / BLOB
-        compiled = self._import(blob, target, threads) if blob.exists() else self._compile(onnx, target, threads)
+        compiled = self._import(blob, target, threads) if blob.exists() else self._compile(onnx, target, threads)[0]
         check_names(
             graph,
             [port.get_any_name() for port in compiled.inputs],
@@ -66,14 +69,20 @@ class OpenVino(Backend):
         info = EngineInfo(self.card.name, self.version(), target.precision, "cpu", "CPU", threads)
         return Compiled(graph, compiled, info, self._library())
 
-    def _compile(self, onnx: Path, target: Target, threads: int) -> Any:
+    def _compile(self, onnx: Path, target: Target, threads: int) -> tuple[Any, int]:
+        """The compiled model, and how many of its operations are ours."""
         from omlab.engines.openvino_rewriting import split_upsampled
 
         core = self._library().Core()
         try:
             model = core.read_model(str(onnx))
             split_upsampled(model)
-            return core.compile_model(model, "CPU", _config(target, threads))
+            own = 0
+            if hardware.winograd() and not (target.precision == Precision.BFLOAT16 and hardware.cpu().tiles):
+                from omlab.engines.openvino_winograd import take_over
+
+                own = take_over(model, threads)
+            return core.compile_model(model, "CPU", _config(target, threads)), own
         except Exception as error:  # the library raises plain RuntimeError and types of its own
             raise EngineError(f"openvino cannot compile {onnx.name}: {_line(error)}") from error
 

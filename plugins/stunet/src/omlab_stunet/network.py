@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from omlab_sdk.networks.steady import steady as steady
-from omlab_stunet.plan import SIZES, STRIDES
+from omlab_stunet.plan import SAMPLE, SIZES, STRIDES
 
 STAGES = 6
 SLOPE = 0.01
@@ -157,15 +157,12 @@ class Windowed(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         head = cast(nn.Conv3d, self.network.seg_outputs[-1])
-        features = self.network.decoded(self.network.encoded(x))[-1]
+        features = self.network.decoded(self.network.encoded(x))[-1].permute(0, 2, 3, 4, 1)
+        weight = head.weight.flatten(1)
         assert head.bias is not None
+        sampled = features[:, ::SAMPLE, ::SAMPLE, ::SAMPLE]
         # A constant cannot be an output of an exported graph, a sum is one in every engine.
-        return (
-            features.permute(0, 2, 3, 4, 1),
-            head.weight.flatten(1) + 0,
-            head.bias + 0,
-            head(features[:, :, ::4, ::4, ::4]),
-        )
+        return features, weight + 0, head.bias + 0, F.linear(sampled, weight, head.bias).permute(0, 4, 1, 2, 3)
 
 
 def initialise(network: STUNet, *, kaiming: bool = True) -> STUNet:

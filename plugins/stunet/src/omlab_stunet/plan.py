@@ -18,6 +18,8 @@ SIZES: dict[str, dict[str, tuple[int, ...]]] = {
 }
 #: Strides of the released plan: sides of a patch must be divisible by (16, 16, 32).
 STRIDES = ((2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 1, 2))
+#: Every so many voxels along each axis, logits are given for the comparison of engines.
+SAMPLE = 4
 
 
 def _triples(value: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
