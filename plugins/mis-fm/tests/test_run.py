@@ -34,7 +34,6 @@ def _small(patch: pytest.MonkeyPatch, root: Path) -> None:
     patch.setenv("OMLAB_HOME", str(root))
     patch.delenv("OMLAB_WEIGHTS", raising=False)
     patch.setattr(model, "WINDOW", WINDOW)
-    patch.setattr(model, "STRIDE", STRIDE)
 
 
 @pytest.fixture(scope="module")

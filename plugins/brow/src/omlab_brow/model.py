@@ -32,7 +32,7 @@ _SOURCES = ("omlab_brow.network", "omlab_brow.checkpoint", "omlab_sdk.networks.v
 
 
 class Brow(Model):
-    """The model ``brow``."""
+    """The model ``brow``. A variant's ``config`` may have a ``depth`` in place of that of its ``size``."""
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """``encoder``: patches to features."""
@@ -50,7 +50,12 @@ class Brow(Model):
         """The network of the variant's size, as constructed."""
         from omlab_brow.network import SIZES, VisionTransformer
 
-        return VisionTransformer(**SIZES[variant.config["size"]]).eval()
+        size = SIZES[variant.config["size"]]
+        return VisionTransformer(**size | {"depth": variant.config.get("depth", size["depth"])}).eval()
+
+    def small(self, variant: Variant) -> Variant:
+        """Two blocks of the narrowest size."""
+        return variant.configured(size="vit_tiny", depth=2)
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The network with the weights of a file.

@@ -36,20 +36,21 @@ _SOURCES = (
 
 
 class DMim(Model):
-    """The model ``d-mim``."""
+    """The model ``d-mim``. A variant's ``config`` may have the ``side`` of what the network sees and a ``shape``:
+    arguments of the encoder in place of those of the base size."""
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """``encoder``: images to features; ``classifier``: to logits; ``segmenter``: to the probability of each pixel
         at half the size (U-Net, U-Net++), or a window to scores of its pixels (UPerNet)."""
         task = variant.config["task"]
-        side = SIDES[task]
+        side = side_of(variant)
         ranges = {"batch": (1, 1, 8 if task == "segmentation" else 64)}
         # A user's own checkpoint decides how many classes there are.
         open_ranges = ranges | {"classes": (1, 2, 10000)}
         name, judge = "segmenter", Judge.LABELS
         if task == "embedding":
             name, judge = "encoder", Judge.EMBEDDING
-            output = TensorSpec("feature", "float32", ("batch", WIDTH), "batch feature", ranges)
+            output = TensorSpec("feature", "float32", ("batch", _width(variant)), "batch feature", ranges)
         elif task == "classification":
             name, judge = "classifier", Judge.LOGITS
             output = TensorSpec("logits", "float32", ("batch", "classes"), "batch class", open_ranges)
@@ -68,15 +69,28 @@ class DMim(Model):
         from omlab_d_mim.network import CONV_SIZES, VIT_SIZES, ConvViT, VisionTransformer
         from omlab_d_mim.segmenter import unet, upernet
 
-        config = variant.config
+        config, side = variant.config, side_of(variant)
+        shape = config.get("shape", {})
         if config["task"] == "segmentation":
             if config["network"] == "upernet":
-                return upernet().eval()
-            return unet(config["encoder"], nested=config["network"] == "unetpp").eval()
+                return upernet(img_size=side, **shape).eval()
+            return unet(config["encoder"], nested=config["network"] == "unetpp", img_size=side, **shape).eval()
         classes = 0 if config["task"] == "embedding" else 2
         if config.get("encoder") == "mae":
-            return VisionTransformer(num_classes=classes, **VIT_SIZES["base"]).eval()
-        return ConvViT(num_classes=classes, **CONV_SIZES["base"]).eval()
+            return VisionTransformer(num_classes=classes, img_size=side, **VIT_SIZES["base"] | shape).eval()
+        sides = (side, side // 4, side // 8)
+        return ConvViT(num_classes=classes, img_size=sides, **CONV_SIZES["base"] | shape).eval()
+
+    def small(self, variant: Variant) -> Variant:
+        """What the network sees is 128 pixels wide; narrow, few blocks."""
+        config = variant.config
+        if config.get("encoder") == "mae":  # U-Net takes four of its blocks
+            shape: dict[str, Any] = {"embed_dim": 48, "depth": 12 if config["task"] == "segmentation" else 2}
+        else:
+            shape = {"embed_dim": [16, 24, 48], "depth": [1, 1, 2]}
+            if config.get("network") == "upernet":
+                shape |= {"channels": 32, "auxiliary_channels": 16}
+        return variant.configured(side=128, shape={"num_heads": 4, **shape})
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The network with the published or the user's weights.
@@ -146,7 +160,7 @@ class DMim(Model):
             )
             return Segmentation(labels=labels, structures=structures)
         with context.stage("prepare"):
-            image = preprocess.classification(rgb, SIDES[config["task"]])[None]
+            image = preprocess.classification(rgb, side_of(context.variant))[None]
         with context.stage("network"):
             if config["task"] == "embedding":
                 return Embedding(vector=np.asarray(context.engines["encoder"]({"image": image})["feature"][0]))
@@ -158,7 +172,7 @@ class DMim(Model):
         from omlab_d_mim import preprocess
 
         with context.stage("prepare"):
-            image = preprocess.segmentation(rgb, SIDES["segmentation"])
+            image = preprocess.segmentation(rgb, side_of(context.variant))
         with context.stage("network"):
             probability = context.engines["segmenter"]({"image": image[None]})["probability"][0, 0]
         with context.stage("restore"):
@@ -169,7 +183,7 @@ class DMim(Model):
         from omlab.inference.segmenting import segment
         from omlab_d_mim import preprocess
 
-        side, classes = SIDES["segmentation"], 0
+        side, classes = side_of(context.variant), 0
         engine = context.engines["segmenter"]
 
         def network(windows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -197,6 +211,16 @@ def foreground(probability: NDArray[np.floating[Any]], rows: int, columns: int) 
     on_rows = along(probability, matrix(probability.shape[0], rows, 1), 0, np.float32)
     found = along(on_rows, matrix(probability.shape[1], columns, 1), 1, np.float32)
     return (found >= THRESHOLD).astype(np.uint8)
+
+
+def side_of(variant: Variant) -> int:
+    """Pixels along a side that a variant's network takes."""
+    return int(variant.config.get("side", SIDES[variant.config["task"]]))
+
+
+def _width(variant: Variant) -> int:
+    width = variant.config.get("shape", {}).get("embed_dim", WIDTH)
+    return int(width if isinstance(width, int) else width[-1])
 
 
 def _encoder_of(network: Any) -> str:

@@ -235,17 +235,19 @@ class UPerNet(nn.Module):
         return loss
 
 
-def unet(encoder: str, *, nested: bool, classes: int = 1, img_size: int = 512) -> UNet:
-    """Upstream's configuration, on the encoder ``convmae`` or ``mae``."""
+def unet(encoder: str, *, nested: bool, classes: int = 1, img_size: int = 512, **shape: Any) -> UNet:
+    """Upstream's configuration, on the encoder ``convmae`` or ``mae``; ``shape`` has arguments of the encoder in place
+    of those of the base size."""
     if encoder == "convmae":
+        sides = (img_size, img_size // 4, img_size // 8)
         return UNet(
-            ConvEncoder(img_size=(img_size, img_size // 4, img_size // 8), drop_path_rate=0.2, **CONV_SIZES["base"]),
-            nested=nested, classes=classes,
+            ConvEncoder(img_size=sides, drop_path_rate=0.2, **CONV_SIZES["base"] | shape), nested=nested,
+            classes=classes,
         )  # fmt: skip
-    return UNet(VisionEncoder(img_size=img_size, **VIT_SIZES["base"]), nested=nested, classes=classes)
+    return UNet(VisionEncoder(img_size=img_size, **VIT_SIZES["base"] | shape), nested=nested, classes=classes)
 
 
-def upernet(classes: int = 2, *, img_size: int = 512) -> UPerNet:
-    """Upstream's configuration."""
+def upernet(classes: int = 2, *, img_size: int = 512, **shape: Any) -> UPerNet:
+    """Upstream's configuration; ``shape`` has arguments in place of those of the base size."""
     sides = (img_size, img_size // 4, img_size // 8)
-    return UPerNet(classes=classes, img_size=sides, drop_path_rate=0.2, **CONV_SIZES["base"])
+    return UPerNet(classes=classes, img_size=sides, drop_path_rate=0.2, **CONV_SIZES["base"] | shape)

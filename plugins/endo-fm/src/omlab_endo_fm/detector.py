@@ -16,7 +16,7 @@ from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.model import Context, Model
 from omlab.results import Detections, Result
 from omlab_endo_fm import boxes, clips
-from omlab_endo_fm.watching import at_least, need_torch, video_of
+from omlab_endo_fm.watching import SMALL, at_least, need_torch, shape_of, video_of
 
 if TYPE_CHECKING:
     import torch
@@ -34,71 +34,92 @@ _SOURCES = ("omlab_endo_fm.detection", "omlab_endo_fm.network", "omlab_endo_fm.c
 Levels = dict[str, NDArray[np.float32]]
 
 
-def _spec(name: str, channels: int, level: int, ranges: dict[str, tuple[int, int, int]]) -> TensorSpec:
-    side = -(-SIDE // STRIDES[level])
+def side_of(variant: Variant) -> int:
+    """Pixels along each side of the frame that the network sees."""
+    return int(variant.config.get("side", SIDE))
+
+
+def _channels(variant: Variant) -> dict[str, int]:
+    """:data:`OUTPUTS` of a variant."""
+    width = int(variant.config.get("width", WIDTH))
+    return {name: width if name.endswith("_tower") else count for name, count in OUTPUTS.items()}
+
+
+def _spec(name: str, channels: int, level: int, frame: int, ranges: dict[str, tuple[int, int, int]]) -> TensorSpec:
+    side = -(-frame // STRIDES[level])
     first: int | str = next(iter(ranges), 1)
     return TensorSpec(f"{name}{level}", "float32", (first, channels, side, side), "frame channel row column", ranges)
 
 
 class EndoFmDetector(Model):
-    """The model ``endo-fm-det``."""
+    """The model ``endo-fm-det``. A variant's ``config`` may have a ``side`` of the frame that the network sees, the
+    ``width`` of its maps and a ``shape``: arguments of the transformer in place of ViT-B's."""
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """``frame``: one frame to the maps of each level, by itself; ``join``: maps of a key frame and its references
         to class scores and box corrections of the key frame."""
         several = {"frames": (2, 11, 1 + 2 * clips.REACH)}
+        side, outputs = side_of(variant), _channels(variant)
         frame = Graph(
             name="frame",
-            inputs=(TensorSpec("frame", "float32", (1, 3, SIDE, SIDE), "frame BGR row column"),),
-            outputs=[_spec(name, channels, level, {}) for level in STRIDES for name, channels in OUTPUTS.items()],
+            inputs=(TensorSpec("frame", "float32", (1, 3, side, side), "frame BGR row column"),),
+            outputs=[_spec(name, count, level, side, {}) for level in STRIDES for name, count in outputs.items()],
             judge=Judge.VALUES,
             sources=_SOURCES,
+            config=dict(variant.config),
         )
         join = Graph(
             name="join",
-            inputs=[_spec(name, OUTPUTS[name], level, several) for level in STRIDES for name in JOINED],
+            inputs=[_spec(name, outputs[name], level, side, several) for level in STRIDES for name in JOINED],
             outputs=[
-                _spec(name, channels, level, {})
+                _spec(name, channels, level, side, {})
                 for level in STRIDES
                 for name, channels in (("stft_cls", CLASSES), ("stft_box", 4))
             ],
             judge=Judge.VALUES,
             sources=_SOURCES,
+            config=dict(variant.config),
         )
         return frame, join
 
-    def _part(self, graph: Graph, network: Any) -> torch.nn.Module:
+    def _part(self, graph: Graph, network: Any, side: int) -> torch.nn.Module:
         from omlab_endo_fm.detection import FramePart, JoinPart
         from omlab_endo_fm.network import fit, fold
 
         if graph.name == "join":
             return JoinPart(network).eval()
-        fit(network.backbone.body, SIDE, SIDE, 1)
+        fit(network.backbone.body, side, side, 1)
         fold(network.backbone.body.blocks, single_frame=True)
         return FramePart(network).eval()
 
     def untrained(self, graph: Graph, variant: Variant) -> torch.nn.Module:
         """The part of the network, as constructed."""
         from omlab_endo_fm.detection import Detector
-        from omlab_endo_fm.network import BASE
 
-        return self._part(graph, Detector(**BASE).eval())
+        network = Detector(out_channels=_channels(variant)["cls_tower"], **shape_of(variant))
+        return self._part(graph, network.eval(), side_of(variant))
+
+    def small(self, variant: Variant) -> Variant:
+        """A frame of 256 pixels, two narrow blocks, and narrow maps."""
+        return variant.configured(side=256, width=32, shape=SMALL)
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The part of the network with the published weights."""
         need_torch(self.card.name)
         from omlab_endo_fm.checkpoint import detector
 
-        return self._part(graph, detector(files["net"]))
+        return self._part(graph, detector(files["net"]), side_of(variant))
 
     def examples(self, graph: Graph, variant: Variant) -> Iterator[dict[str, NDArray[Any]]]:
         """A frame with a bright bump; maps as the towers give them: none below 0, boxes of a few strides."""
         generator = np.random.default_rng(0)
         if graph.name == "frame":
-            rows, columns = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+            side = side_of(variant)
+            rows, columns = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
             bump = 150 * np.exp(-9 * ((rows - 0.2) ** 2 + (columns + 0.1) ** 2)) + 60
-            noise = generator.integers(-20, 21, (SIDE, SIDE, 3))
-            yield {"frame": clips.detection_input(np.clip(bump[:, :, None] + noise, 0, 255).astype(np.uint8))[None]}
+            noise = generator.integers(-20, 21, (side, side, 3))
+            frame = np.clip(bump[:, :, None] + noise, 0, 255).astype(np.uint8)
+            yield {"frame": clips.detection_input(frame, side)[None]}
             return
         found: dict[str, NDArray[Any]] = {}
         for spec in graph.inputs:
@@ -137,14 +158,14 @@ class EndoFmDetector(Model):
             answer = self._boxes(levels, nearby, options["threshold"], context)
             if answer is not None:
                 found.append((number, *answer))
-        return self._result(video, found, looked)
+        return self._result(video, found, looked, side_of(context.variant))
 
     def _windows(
         self, video: Video, every: int, sides: int, context: Context
     ) -> Iterator[tuple[int, Levels, list[Levels]]]:
         """(number of the key frame, its maps, those of its references). A frame is looked at once, and forgotten when
         it is too far behind to help."""
-        engine = context.engines["frame"]
+        engine, side = context.engines["frame"], side_of(context.variant)
         seed = context.options["seed"]
         held: dict[int, tuple[int, Levels]] = {}  # place in the sequence -> number in the video, maps
         incoming = video.frames(step=every)
@@ -156,7 +177,7 @@ class EndoFmDetector(Model):
                     if arrived is None:
                         ended = True
                         break
-                    image = clips.detection_input(arrived[1], SIDE)[None]
+                    image = clips.detection_input(arrived[1], side)[None]
                 with context.stage("network"):
                     held[place] = (arrived[0], engine({"frame": image}))
                 place += 1
@@ -199,12 +220,12 @@ class EndoFmDetector(Model):
                 }
                 for i, stride in STRIDES.items()
             ]  # fmt: skip
-            found, scores, kinds = boxes.decode(levels, (SIDE, SIDE), threshold=FIRST)
+            found, scores, kinds = boxes.decode(levels, (side_of(context.variant),) * 2, threshold=FIRST)
             good = scores >= threshold
             return (found[good], scores[good], kinds[good]) if good.any() else None
 
-    def _result(self, video: Video, found: list[Any], looked: int) -> Detections:
-        scale = np.array([video.size[1] / SIDE, video.size[0] / SIDE] * 2, np.float32)
+    def _result(self, video: Video, found: list[Any], looked: int, side: int) -> Detections:
+        scale = np.array([video.size[1] / side, video.size[0] / side] * 2, np.float32)
         count = [len(scores) for _, _, scores, _ in found]
 
         def joined(place: int, kind: Any, *shape: int) -> NDArray[Any]:

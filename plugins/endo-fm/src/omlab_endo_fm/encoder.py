@@ -17,12 +17,12 @@ from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.model import Context, Model
 from omlab.results import Classification, Embedding, Result, Scores
 from omlab_endo_fm import clips
-from omlab_endo_fm.watching import need_torch, stream, video_of
+from omlab_endo_fm.watching import SMALL, need_torch, shape_of, stream, video_of
 
 if TYPE_CHECKING:
     import torch
 
-SIDE, WIDTH = 224, 768
+SIDE = 224
 SAMPLING = clips.Sampling()
 BATCH = {"batch": (1, 1, 8)}
 #: Clips that go through a GPU together; a processor gains nothing from more than one.
@@ -33,7 +33,8 @@ _SOURCES = ("omlab_endo_fm.network", "omlab_endo_fm.checkpoint")
 
 
 class EndoFm(Model):
-    """The model ``endo-fm``."""
+    """The model ``endo-fm``. A variant's ``config`` may have a ``shape``: arguments of the network in place of
+    ViT-B's."""
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """``encoder``: clips to features; ``classifier``: clips to logits."""
@@ -44,7 +45,7 @@ class EndoFm(Model):
         output = (
             TensorSpec("logits", "float32", ("batch", len(variant.labels)), "batch class", BATCH)
             if classifies
-            else TensorSpec("feature", "float32", ("batch", WIDTH), "batch feature", BATCH)
+            else TensorSpec("feature", "float32", ("batch", shape_of(variant)["embed_dim"]), "batch feature", BATCH)
         )
         return (
             Graph(
@@ -59,11 +60,15 @@ class EndoFm(Model):
 
     def untrained(self, graph: Graph, variant: Variant) -> torch.nn.Module:
         """ViT-B, as constructed."""
-        from omlab_endo_fm.network import BASE, Classifier, VideoTransformer, fold
+        from omlab_endo_fm.network import Classifier, VideoTransformer, fold
 
-        encoder = VideoTransformer(**BASE).eval()
+        encoder = VideoTransformer(**shape_of(variant)).eval()
         fold(encoder.blocks)
         return Classifier(encoder, len(variant.labels)).eval() if self._classifies(variant) else encoder
+
+    def small(self, variant: Variant) -> Variant:
+        """Two narrow blocks in place of twelve."""
+        return variant.configured(shape=SMALL)
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The network with the published or fine-tuned weights, its tables brought to the clip."""

@@ -30,7 +30,8 @@ MOST = 512
 
 
 class EndoFmSegmenter(Model):
-    """The model ``endo-fm-seg``."""
+    """The model ``endo-fm-seg``. A variant's ``config`` may have a ``shape``: arguments of the network in place of the
+    published ones."""
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """``segmenter``: frames of one clip to logits of background and polyp; the frames attend to each other."""
@@ -42,6 +43,7 @@ class EndoFmSegmenter(Model):
                 outputs=(TensorSpec("logits", "float32", ("frames", 2, SIDE, SIDE), "frame class row column", count),),
                 judge=Judge.LABELS,
                 sources=("omlab_endo_fm.segmentation", "omlab_endo_fm.network", "omlab_endo_fm.checkpoint"),
+                config=dict(variant.config),
             ),
         )
 
@@ -50,9 +52,17 @@ class EndoFmSegmenter(Model):
         from omlab_endo_fm.network import fold
         from omlab_endo_fm.segmentation import TransUNet
 
-        network = TransUNet().eval()
+        network = TransUNet(**variant.config.get("shape", {})).eval()
         fold(network.transformer.encoder.layer)
         return network
+
+    def small(self, variant: Variant) -> Variant:
+        """Two narrow blocks, a stem of half the width with one unit a stage, few channels after them."""
+        shape = {
+            "hidden_size": 64, "depth": 2, "heads": 4, "resnet_units": [1, 1, 1], "width_factor": 0.5,
+            "skip_channels": [256, 128, 32, 16], "decoder_channels": [32, 16, 16, 8],
+        }  # fmt: skip
+        return variant.configured(shape=shape)
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The network with the published weights."""

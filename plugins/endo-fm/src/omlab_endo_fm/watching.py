@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from omlab.cards import Variant
 from omlab.cases import Case, Video
 from omlab.errors import InputError, UsageError, require
 
+#: Of the transformer, for checks: two narrow blocks.
+SMALL = {"embed_dim": 64, "depth": 2, "num_heads": 4}
 #: Frames smaller than this show nothing that a network of patches of 16 pixels could tell.
 SMALLEST = 32
 
@@ -24,6 +27,11 @@ def video_of(case: Case, model: str) -> Video:
             f"{case.name}: has frames of {rows} x {columns} pixels, expected at least {SMALLEST} along each side"
         )
     return case
+
+
+def shape_of(variant: Variant) -> dict[str, int]:
+    """Width, depth and heads of a variant's transformer: ViT-B's unless it says otherwise."""
+    return {"embed_dim": 768, "depth": 12, "num_heads": 12} | dict(variant.config.get("shape", {}))
 
 
 def at_least(name: str, value: int, least: int, model: str) -> int:

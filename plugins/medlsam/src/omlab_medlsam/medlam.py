@@ -18,7 +18,7 @@ from omlab.results import Embedding
 from omlab_medlsam.localising import look
 from omlab_medlsam.medsam import SAM_SOURCES, trained_part, untrained_part
 from omlab_medlsam.scans import prepare
-from omlab_sdk.segment_anything.model import sam_examples, sam_graphs
+from omlab_sdk.segment_anything.model import SMALL, sam_examples, sam_graphs
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +93,12 @@ class MedLam(Model):
             n_classes=int(config["n_classes"]),
         )  # fmt: skip
         return _part(graph, medlam)
+
+    def small(self, variant: Variant) -> Variant:
+        """Patches of 32 voxels and few channels; a small Segment Anything."""
+        found = variant.configured(patch=32, base_chns=4)
+        sam = variant.config.get("sam")
+        return found.configured(sam={**sam, "side": 128, "shape": SMALL}) if sam else found
 
     def examples(self, graph: Graph, variant: Variant) -> Iterator[dict[str, np.ndarray]]:
         """A patch of soft tissue with a vessel and bone; kernels of unit features."""

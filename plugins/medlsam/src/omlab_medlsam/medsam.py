@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omlab.cards import Variant
 from omlab.errors import require
 from omlab.graphs import Graph
-from omlab_sdk.segment_anything.model import SOURCES, SegmentAnything
+from omlab_sdk.segment_anything.model import SMALL, SOURCES, SegmentAnything
 
 if TYPE_CHECKING:
     import torch
@@ -30,12 +30,18 @@ class MedSam(SegmentAnything):
         """The part of the network that ``graph`` is of, with the published weights."""
         return trained_part(graph, variant.config, files, self.card.name)
 
+    def small(self, variant: Variant) -> Variant:
+        """A frame of 128 pixels, and two narrow blocks of the encoder."""
+        return variant.configured(side=128, shape=SMALL)
+
 
 def untrained_part(graph: Graph, config: Mapping[str, Any]) -> torch.nn.Module:
-    """``encoder`` or ``decoder`` of Segment Anything of ``size`` for frames of ``side``, as constructed."""
+    """``encoder`` or ``decoder`` of Segment Anything of ``size`` for frames of ``side``, as constructed; ``shape`` has
+    arguments of the image encoder in place of those of the size."""
     from omlab_sdk.networks.sam.network import SIZES, Decoder, Encoder, Sam
 
-    sam = Sam(img_size=int(config["side"]), **SIZES[str(config["size"])]).eval()
+    size = {**SIZES[str(config["size"])], **config.get("shape", {})}
+    sam = Sam(img_size=int(config["side"]), **size).eval()
     return (Encoder if graph.name == "encoder" else Decoder)(sam).eval()
 
 

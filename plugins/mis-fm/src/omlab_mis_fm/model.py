@@ -22,7 +22,7 @@ from omlab.results import Label, Segmentation
 from omlab.results.colours import colour_of
 from omlab.results.naming import class_names
 from omlab_mis_fm import intensity
-from omlab_mis_fm.tiles import STRIDE, WINDOW, fitted, starts_of
+from omlab_mis_fm.tiles import WINDOW, fitted, starts_of
 
 if TYPE_CHECKING:
     import torch
@@ -35,20 +35,21 @@ _SOURCES = ("omlab_mis_fm.pctnet", "omlab_mis_fm.fmunet", "omlab_mis_fm.checkpoi
 
 
 class MisFm(Model):
-    """The model ``mis-fm``."""
+    """The model ``mis-fm``. A variant's ``config`` may have the ``window`` that the network sees and a ``shape``:
+    arguments of the network in place of the published ones."""
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """``net``: a window to logits. A user's own checkpoint decides how many classes there are."""
-        labels = len(variant.labels)
+        labels, window = len(variant.labels), window_of(variant)
         classes: int | str = labels + 1 if labels else "classes"
         axes = "batch channel D H W"
         return (
             Graph(
                 name="net",
-                inputs=(TensorSpec("image", "float32", (1, 1, *WINDOW), axes),),
+                inputs=(TensorSpec("image", "float32", (1, 1, *window), axes),),
                 outputs=(
                     TensorSpec(
-                        "logits", "float32", (1, classes, *WINDOW), axes,
+                        "logits", "float32", (1, classes, *window), axes,
                         {} if labels else {"classes": (2, 2, 1000)},
                     ),
                 ),
@@ -63,11 +64,19 @@ class MisFm(Model):
         from omlab_mis_fm.checkpoint import build
 
         arguments = {} if variant.config["network"] == "fmunet" else {"feature_chns": (24, 48, 128, 256, 512)}
+        arguments |= variant.config.get("shape", {})
         network = build(
-            str(variant.config["network"]), input_size=WINDOW, mode=int(variant.config["mode"]),
+            str(variant.config["network"]), input_size=window_of(variant), mode=int(variant.config["mode"]),
             class_num=len(variant.labels) + 1 if variant.labels else 2, **arguments,
         )  # fmt: skip
         return self.as_graph(network)
+
+    def small(self, variant: Variant) -> Variant:
+        """Windows of an eighth of the volume, few channels."""
+        shape: dict[str, Any] = {"feature_chns": [4, 8, 8, 16, 16]}
+        if variant.config["network"] == "pctnet":
+            shape["num_heads"] = [2, 2, 2]
+        return variant.configured(window=[n // 2 for n in WINDOW], shape=shape)
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The network with the weights of ``variant``."""
@@ -76,8 +85,8 @@ class MisFm(Model):
 
         (asset,) = variant.weights
         network = load(
-            files[asset.id], str(variant.config["network"]), input_size=WINDOW, mode=int(variant.config["mode"]),
-            key=asset.key,
+            files[asset.id], str(variant.config["network"]), input_size=window_of(variant),
+            mode=int(variant.config["mode"]), key=asset.key,
         )  # fmt: skip
         channels = next(network.parameters()).shape[1]
         if channels != 1:
@@ -129,9 +138,10 @@ class MisFm(Model):
             codes = case.geometry.orientation if options["orientation"] == "file" else options["orientation"]
             turn = Turn.to(case.geometry, codes)
             volume = self._normalised(turn.apply(case.voxels).T[None], options)
-        run = _Runner(context.engines["net"])  # made or loaded here, which is no part of the stage
+        window = window_of(context.variant)
+        run = _Runner(context.engines["net"], window)  # made or loaded here, which is no part of the stage
         shape = volume.shape[1:]
-        starts = starts_of(shape, *fitted(shape, WINDOW, STRIDE))
+        starts = starts_of(shape, *fitted(shape, window, [n // 2 for n in window]))
         with context.stage("restore"):
             # How many classes there are is the checkpoint's matter: the first window tells it.
             classes = run.classes(volume)
@@ -140,7 +150,7 @@ class MisFm(Model):
             names = class_names(classes, known, options["names"])
             labels = np.zeros_like(case.voxels, dtype=np.uint8 if classes <= 256 else np.uint16)
             report = segment(
-                volume, turn.apply(labels).T, WINDOW, run, classes=classes, softmax=False, starts=starts,
+                volume, turn.apply(labels).T, window, run, classes=classes, softmax=False, starts=starts,
                 mirror=(1, 2) if options["flips"] else (), memory=options["memory"] * 1e9,
                 done=lambda done, total: context.progress("network", done, total, "windows"),
             )  # fmt: skip
@@ -165,9 +175,9 @@ class MisFm(Model):
 class _Runner:
     """An engine as the stitching calls it; keeps the time."""
 
-    def __init__(self, engine: Callable[..., Mapping[str, NDArray[Any]]]) -> None:
+    def __init__(self, engine: Callable[..., Mapping[str, NDArray[Any]]], window: tuple[int, ...]) -> None:
         self.seconds = 0.0
-        self._engine = engine
+        self._engine, self._window = engine, window
         self._first: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
     def __call__(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -180,11 +190,16 @@ class _Runner:
 
     def classes(self, volume: NDArray[np.float32]) -> int:
         """How many scores the first window of ``volume`` gets; its answer is kept for the stitching."""
-        padded = np.pad(volume, ((0, 0), *padding(volume.shape[1:], WINDOW)))
-        first = np.ascontiguousarray(padded[None, :, : WINDOW[0], : WINDOW[1], : WINDOW[2]])
+        padded = np.pad(volume, ((0, 0), *padding(volume.shape[1:], self._window)))
+        first = np.ascontiguousarray(padded[(None, slice(None), *(slice(n) for n in self._window))])
         found = self(first)
         self._first = first, found
         return int(found.shape[1])
+
+
+def window_of(variant: Variant) -> tuple[int, ...]:
+    """Voxels (D, H, W) of what a variant's network sees; windows lie half of that apart."""
+    return tuple(int(n) for n in variant.config.get("window", WINDOW))
 
 
 def _share_out(context: Context, seconds: float) -> None:

@@ -28,7 +28,8 @@ _SOURCES = ("omlab_pathoduet.network", "omlab_pathoduet.checkpoint", "omlab_sdk.
 
 
 class PathoDuet(Model):
-    """The model ``pathoduet``."""
+    """The model ``pathoduet``. A variant's ``config`` may have a ``shape``: arguments of the network in place of
+    ViT-B's."""
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """``encoder``: tiles to features; ``classifier``: tiles to logits."""
@@ -39,7 +40,8 @@ class PathoDuet(Model):
             ranges = BATCH | ({} if variant.labels else {"classes": (1, 2, 10000)})
             output = TensorSpec("logits", "float32", ("batch", classes), "batch class", ranges)
         else:
-            output = TensorSpec("feature", "float32", ("batch", WIDTH), "batch feature", BATCH)
+            width = _shape(variant).get("embed_dim", WIDTH)
+            output = TensorSpec("feature", "float32", ("batch", width), "batch feature", BATCH)
         return (
             Graph(
                 name="classifier" if _classifies(variant) else "encoder",
@@ -56,8 +58,12 @@ class PathoDuet(Model):
         from omlab_pathoduet.network import SIZES, Answer, VisionTransformer
 
         classes = (len(variant.labels) or 2) if _classifies(variant) else 0
-        network = VisionTransformer(global_pool="avg", num_classes=classes, **SIZES["vit_base"])
+        network = VisionTransformer(global_pool="avg", num_classes=classes, **SIZES["vit_base"] | _shape(variant))
         return Answer(network).eval()
+
+    def small(self, variant: Variant) -> Variant:
+        """Two narrow blocks in place of twelve."""
+        return variant.configured(shape={"embed_dim": 96, "depth": 2, "num_heads": 4})
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The network with the published or fine-tuned weights.
@@ -121,3 +127,7 @@ class PathoDuet(Model):
 
 def _classifies(variant: Variant) -> bool:
     return bool(variant.config["task"] == "classification")
+
+
+def _shape(variant: Variant) -> dict[str, int]:
+    return dict(variant.config.get("shape", {}))

@@ -74,6 +74,11 @@ class Prime(Model):
             return Network(**size).eval()
         return Legacy(regression="logits" not in _outputs(variant), **size).eval()
 
+    def small(self, variant: Variant) -> Variant:
+        """Two narrow layers in place of 33."""
+        size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+        return variant.configured(size=size)
+
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The network with the published weights."""
         for module in ("torch", "omlab_sdk"):

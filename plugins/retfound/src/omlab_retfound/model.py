@@ -25,7 +25,8 @@ _SOURCES = ("omlab_retfound.network", "omlab_retfound.checkpoint", "omlab_retfou
 
 
 class RetFound(Model):
-    """The model ``retfound``."""
+    """The model ``retfound``. A variant's ``config`` may have a ``shape``: arguments of the network in place of
+    ViT-L's."""
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """``encoder``: images to features; ``classifier``: images to logits."""
@@ -37,7 +38,7 @@ class RetFound(Model):
             ranges = BATCH | ({} if variant.labels else {"classes": (1, 2, 10000)})
             output = TensorSpec("logits", "float32", ("batch", classes), "batch class", ranges)
         else:
-            output = TensorSpec("feature", "float32", ("batch", WIDTH), "batch feature", BATCH)
+            output = TensorSpec("feature", "float32", ("batch", _shape(variant)["embed_dim"]), "batch feature", BATCH)
         return (
             Graph(
                 name="classifier" if classifies else "encoder",
@@ -51,21 +52,25 @@ class RetFound(Model):
 
     def untrained(self, graph: Graph, variant: Variant) -> torch.nn.Module:
         """ViT-L of the variant's shape, as constructed."""
-        from omlab_retfound.network import LARGE, Embedder, VisionTransformer
+        from omlab_retfound.network import Embedder, VisionTransformer
 
-        family = variant.config["family"]
+        family, shape = variant.config["family"], _shape(variant)
         if family == "classifier":
             return VisionTransformer(
                 num_classes=len(variant.labels) or 2, global_pool=True,
-                double_norm=variant.config["norm"] == "double", **LARGE,
+                double_norm=variant.config["norm"] == "double", **shape,
             ).eval()  # fmt: skip
         dinov2 = family == "dinov2"
         return Embedder(
             VisionTransformer(
                 patch_size=14 if dinov2 else 16, num_classes=0, global_pool=not dinov2,
-                init_values=1.0 if dinov2 else None, **LARGE,
+                init_values=1.0 if dinov2 else None, **shape,
             )
         ).eval()  # fmt: skip
+
+    def small(self, variant: Variant) -> Variant:
+        """Two narrow blocks in place of 24."""
+        return variant.configured(shape={"embed_dim": 64, "depth": 2, "num_heads": 4})
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The network with the published or fine-tuned weights."""
@@ -112,3 +117,8 @@ class RetFound(Model):
         labels = context.variant.labels
         names = tuple(label.name for label in labels) or tuple(f"class {i}" for i in range(len(output)))
         return Classification(classes=names, probabilities=(exponents / exponents.sum()).astype(np.float32))
+
+
+def _shape(variant: Variant) -> dict[str, int]:
+    """Width, depth and heads of a variant's network: ViT-L's unless it says otherwise."""
+    return {"embed_dim": WIDTH, "depth": 24, "num_heads": 16} | dict(variant.config.get("shape", {}))

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from omlab.cards import Variant
 from omlab.errors import require
 from omlab.graphs import Graph
-from omlab_sdk.segment_anything.model import SOURCES, SegmentAnything
+from omlab_sdk.segment_anything.model import SMALL, SOURCES, SegmentAnything
 
 if TYPE_CHECKING:
     import torch
 
 
 class SamMed2D(SegmentAnything):
-    """The model ``sam-med2d``."""
+    """The model ``sam-med2d``. A variant's ``config`` may have a ``shape``: arguments of the image encoder in place of
+    those of its ``size``."""
 
     sources = (*SOURCES, "omlab_sam_med2d.encoder", "omlab_sam_med2d.network", "omlab_sam_med2d.checkpoint")
 
@@ -24,8 +25,12 @@ class SamMed2D(SegmentAnything):
         """The part of the network that ``graph`` is of, as constructed."""
         from omlab_sam_med2d.network import Decoder, Encoder, Sam
 
-        sam = Sam.of_size(**_arguments(variant)).eval()
+        sam = Sam.of_size(**_arguments(variant), **variant.config.get("shape", {})).eval()
         return (Encoder if graph.name == "encoder" else Decoder)(sam).eval()
+
+    def small(self, variant: Variant) -> Variant:
+        """A frame of 128 pixels, and two narrow blocks, one of each kind of attention, in place of twelve."""
+        return variant.configured(side=min(128, int(variant.config["side"])), shape=SMALL)
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The part of the network that ``graph`` is of, with the published weights."""

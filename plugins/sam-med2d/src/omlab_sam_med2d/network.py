@@ -21,6 +21,6 @@ class Sam(shared.Sam):
         super().__init__(img_size=img_size, image_encoder=image_encoder, **more)
 
     @classmethod
-    def of_size(cls, size: str = "vit_b", *, img_size: int = 256, adapter: bool = True) -> Sam:
-        """One of :data:`SIZES`."""
-        return cls(img_size=img_size, adapter=adapter, **SIZES[size])
+    def of_size(cls, size: str = "vit_b", *, img_size: int = 256, adapter: bool = True, **more: Any) -> Sam:
+        """One of :data:`SIZES`, with ``more`` arguments of the image encoder in place of its."""
+        return cls(img_size=img_size, adapter=adapter, **{**SIZES[size], **more})

@@ -34,7 +34,8 @@ _SOURCES = (
 
 
 class SamMed3D(Model):
-    """The model ``sam-med3d``."""
+    """The model ``sam-med3d``. A variant's ``config`` may have a ``shape``: arguments of the image encoder in place of
+    those of its ``size``."""
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """``encoder``: a cube to its embedding; ``decoder``: the embedding and any number of prompts to masks."""
@@ -75,8 +76,14 @@ class SamMed3D(Model):
         """The part of the network that ``graph`` is of, as constructed."""
         from omlab_sam_med3d.network import Decoder, Encoder, Sam3d
 
-        sam = Sam3d.of_size(str(variant.config["size"]), img_size=int(variant.config["side"])).eval()
+        config = variant.config
+        sam = Sam3d.of_size(str(config["size"]), img_size=int(config["side"]), **config.get("shape", {})).eval()
         return (Encoder if graph.name == "encoder" else Decoder)(sam).eval()
+
+    def small(self, variant: Variant) -> Variant:
+        """A cube of 64 voxels, and two narrow blocks, one of each kind of attention, in place of twelve."""
+        shape = {"embed_dim": 64, "depth": 2, "num_heads": 4, "global_attn_indexes": [1]}
+        return variant.configured(side=64, spacing_mm=3.0, shape=shape)
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The part of the network that ``graph`` is of, with the published weights."""

@@ -43,13 +43,13 @@ PADDING = 0
 
 
 class SmolLM2(LanguageModel):
-    """Text in, text out; see the card."""
+    """Text in, text out; see the card. A variant's ``config`` has what differs from :data:`CONFIG`."""
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         # With 135 million parameters little is redundant: int8 is as good as float32, int4 there for who asks for it.
         graph = language_graph(
-            {**CONFIG, "prefer": "int8"}, ("omlab_smollm2.gguf", __name__), longest=CONFIG["max_position_embeddings"],
-            tolerances={Precision.INT4: Tolerance(perplexity=1.35)},
+            {**CONFIG, **variant.config, "prefer": "int8"}, ("omlab_smollm2.gguf", __name__),
+            longest=CONFIG["max_position_embeddings"], tolerances={Precision.INT4: Tolerance(perplexity=1.35)},
         )  # fmt: skip
         return (graph,)
 
@@ -63,7 +63,13 @@ class SmolLM2(LanguageModel):
     def untrained(self, graph: Graph, variant: Variant) -> torch.nn.Module:
         from omlab_sdk.language import llama
 
-        return llama.CausalLM(llama.fresh(llama.configuration(**CONFIG)), PADDING).eval()
+        return llama.CausalLM(llama.fresh(llama.configuration(**{**CONFIG, **variant.config})), PADDING).eval()
+
+    def small(self, variant: Variant) -> Variant:
+        """Two narrow layers in place of thirty, of the same vocabulary."""
+        return variant.configured(
+            hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+        )
 
     def examples(self, graph: Graph, variant: Variant) -> Iterator[dict[str, np.ndarray]]:
         """Conversations of this model, as ids: on anything else its predictions mean little."""

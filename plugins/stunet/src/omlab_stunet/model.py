@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,14 +18,12 @@ from omlab.model import Context, Model
 from omlab.results import Result, Segmentation
 from omlab_stunet import selection
 from omlab_stunet.pipeline import Pipeline, statistics
-from omlab_stunet.plan import Plan
+from omlab_stunet.plan import SAMPLE, Plan
 
 if TYPE_CHECKING:
     import torch
 
 NET, WINDOW = "net", "window"
-#: Every so many voxels along each axis, logits are given for the comparison of engines.
-SAMPLE = 4
 _SOURCES = ("omlab_stunet.network", "omlab_sdk.networks.steady")
 
 
@@ -85,6 +84,12 @@ class StuNet(Model):
     def untrained(self, graph: Graph, variant: Variant) -> torch.nn.Module:
         """The network of ``graph`` as constructed."""
         return self.as_graph(graph, self._built(variant))
+
+    def small(self, variant: Variant) -> Variant:
+        """Few channels, a block a stage, a smaller patch on a coarser grid."""
+        found = {key: value for key, value in variant.config.items() if key != "size"}
+        found |= {"dims": [4, 8, 8, 12, 16, 16], "depth": [1] * 6, "patch": [48, 48, 64], "spacing_mm": [3.0] * 3}
+        return attrs.evolve(variant, config=found)
 
     def recipe(
         self, variant: Variant, files: Mapping[str, Path], outputs: int, *, state: Any = None, **changes: Any

@@ -40,19 +40,20 @@ _SOURCES = (
 
 
 class Usfm(Model):
-    """The model ``usfm``."""
+    """The model ``usfm``. A variant's ``config`` may have the ``side`` of what the network sees and a ``shape``:
+    arguments of the transformer in place of ViT-B's."""
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """``encoder``: images to features; ``classifier``: to logits; ``segmenter``: to scores of every pixel."""
         task = variant.config["task"]
-        side = SIDES[task]
+        side = side_of(variant)
         name, output, judge = _GRAPHS[task]
         ranges = {"batch": (1, 1, 8 if task == "segmentation" else 64)}
         # A user's own checkpoint decides how many classes there are, so that axis is open where none are named.
         classes: int | str = len(variant.labels) or "classes"
         open_ranges = ranges | ({} if variant.labels else {"classes": (1, 2, 10000)})
         shapes: dict[str, tuple[tuple[int | str, ...], str]] = {
-            "embedding": (("batch", WIDTH), "batch feature"),
+            "embedding": (("batch", variant.config.get("shape", {}).get("embed_dim", WIDTH)), "batch feature"),
             "classification": (("batch", classes), "batch class"),
             "segmentation": (("batch", classes, side, side), "batch class row column"),
         }
@@ -74,12 +75,21 @@ class Usfm(Model):
         from omlab_usfm.segmenter import segvit, upernet
 
         task, classes = variant.config["task"], len(variant.labels) or 2
+        side, shape = side_of(variant), variant.config.get("shape", {})
         if task == "segmentation":
-            return (segvit(classes) if variant.config["head"] == "segvit" else upernet(classes)).eval()
+            build = segvit if variant.config["head"] == "segvit" else upernet
+            return build(classes, img_size=side, **shape).eval()  # type: ignore[operator]
         return VisionTransformer(
-            num_classes=0 if task == "embedding" else classes, use_rel_pos_bias=True,
-            use_mean_pooling=variant.config.get("pooling", "mean") == "mean", **BASE, **TRAINED,
+            num_classes=0 if task == "embedding" else classes, use_rel_pos_bias=True, img_size=side,
+            use_mean_pooling=variant.config.get("pooling", "mean") == "mean", **BASE | TRAINED | shape,
         ).eval()  # fmt: skip
+
+    def small(self, variant: Variant) -> Variant:
+        """What the network sees is 128 pixels wide; narrow blocks, and no more than are needed."""
+        shape: dict[str, Any] = {"embed_dim": 48, "depth": 2, "num_heads": 4}
+        if variant.config["task"] == "segmentation":
+            shape["out_indices"] = [0, 1, 1] if variant.config["head"] == "segvit" else [0, 0, 1, 1]
+        return variant.configured(side=128, shape=shape)
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The network with the published or fine-tuned weights.
@@ -136,7 +146,7 @@ class Usfm(Model):
         task = variant.config["task"]
         with context.stage("prepare"):
             prepare = preprocess.segmentation if task == "segmentation" else preprocess.classification
-            image = prepare(case.rgb8(), SIDES[task])
+            image = prepare(case.rgb8(), side_of(variant))
         name, wanted, _ = _GRAPHS[task]
         with context.stage("network"):
             output = context.engines[name]({"image": image[None]})[wanted][0]
@@ -153,6 +163,11 @@ class Usfm(Model):
             Label(value=value, name=name, colour=colour_of(value)) for value, name in enumerate(names) if value
         )
         return Segmentation(labels=labels, structures=structures)
+
+
+def side_of(variant: Variant) -> int:
+    """Pixels along a side that a variant's network takes."""
+    return int(variant.config.get("side", SIDES[variant.config["task"]]))
 
 
 def best_on(scores: NDArray[np.floating[Any]], rows: int, columns: int) -> NDArray[np.unsignedinteger[Any]]:

@@ -179,18 +179,18 @@ class UPerNet(nn.Module):
         return loss
 
 
-def segvit(classes: int, *, img_size: int = 512, trained: bool = False) -> SegViT:
+def segvit(classes: int, *, img_size: int = 512, trained: bool = False, **changes: Any) -> SegViT:
     """The published configuration; ``trained`` adds the biases and layer scales that the published file holds and
-    upstream's configuration drops."""
+    upstream's configuration drops. ``changes`` are arguments of the backbone in place of the published ones."""
     shape = BASE | {"img_size": img_size, "use_rel_pos_bias": True, "drop_path_rate": 0.1, "out_indices": (5, 7, 11)}
-    head = {"in_channels": BASE["embed_dim"], "classes": classes, "img_size": img_size}
-    return SegViT(shape | (TRAINED if trained else {}), head)
+    shape |= (TRAINED if trained else {}) | changes
+    return SegViT(shape, {"in_channels": shape["embed_dim"], "classes": classes, "img_size": img_size})
 
 
-def upernet(classes: int, *, img_size: int = 512) -> UPerNet:
-    """The published configuration."""
-    shape = BASE | TRAINED | {"img_size": img_size, "use_rel_pos_bias": True, "drop_path_rate": 0.1}
-    width = BASE["embed_dim"]
+def upernet(classes: int, *, img_size: int = 512, **changes: Any) -> UPerNet:
+    """The published configuration, with ``changes`` as of :func:`segvit`."""
+    shape = BASE | TRAINED | {"img_size": img_size, "use_rel_pos_bias": True, "drop_path_rate": 0.1} | changes
+    width = shape["embed_dim"]
     return UPerNet(
         shape | {"out_indices": (3, 5, 7, 11)},
         {"in_channels": [width] * 4, "channels": width, "classes": classes},

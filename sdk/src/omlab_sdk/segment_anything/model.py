@@ -23,6 +23,8 @@ WIDTH = 256
 LIMITS: Mapping[str, tuple[float, float]] = {
     "rounds": (1, 64), "grid": (1, 256), "min_quality": (-1e6, 1e6), "min_stability": (0, 1), "overlap": (0, 1),
 }  # fmt: skip
+#: Image encoder for checks: two narrow blocks, one that attends within windows and one that attends to all.
+SMALL: Mapping[str, Any] = {"embed_dim": 64, "depth": 2, "num_heads": 4, "global_attn_indexes": [1]}
 SOURCES = (
     "omlab_sdk.networks.sam.encoder", "omlab_sdk.networks.sam.prompts", "omlab_sdk.networks.sam.decoder",
     "omlab_sdk.networks.sam.network",
