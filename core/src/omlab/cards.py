@@ -217,6 +217,9 @@ class Asset(_Record):
     key : path of nested keys to the state dict in the container, ``"model"`` or ``"state/net"``.
     prefix : prefix that names in the container carry and ours do not.
     licence : of this file, where it differs from the card's.
+    index : the file is an index of shards (``model.safetensors.index.json``) that are fetched after it, from beside it;
+        the path that a model is given is that of the index, see :func:`omlab.weights.shards_of`.
+    shards : digests of an index's shards by name of file, where known.
     """
 
     id: str = attrs.field(validator=_name)
@@ -234,6 +237,8 @@ class Asset(_Record):
     key: str = ""
     prefix: str = ""
     licence: Licence | None = attrs.field(default=None, converter=_one(Licence))
+    index: bool = False
+    shards: Mapping[str, str] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         needed = {
@@ -251,6 +256,13 @@ class Asset(_Record):
             ("https://", "http://127.0.0.1", "http://localhost")
         ):
             raise CardError(f"url: expected https, found '{self.url}'")
+        if self.index and not self.filename.endswith(".index.json"):
+            raise CardError(f"index: the name of an index ends with .index.json, found '{self.filename}'")
+        if self.shards and not self.index:
+            raise CardError("shards: only an index has shards")
+        for name, digest in self.shards.items():
+            if not _SHA256.match(digest):
+                raise CardError(f"shards: {name}: expected 64 lower-case hexadecimal digits")
 
     @property
     def filename(self) -> str:

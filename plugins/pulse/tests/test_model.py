@@ -16,6 +16,8 @@ torch = pytest.importorskip("torch")
 for library in ("transformers", "onnxruntime_genai", "sentencepiece", "tokenizers"):
     pytest.importorskip(library)
 
+from safetensors.torch import save_file  # noqa: E402
+
 from omlab import Message, Text  # noqa: E402
 from omlab.errors import InputError, UsageError, WeightsError  # noqa: E402
 from omlab.loading import EngineChoice, LoadedModel  # noqa: E402
@@ -69,6 +71,21 @@ def shards(state: dict[str, Any], count: int) -> list[dict[str, Any]]:
     return [{name: state[name].bfloat16() for name in names[part::count]} for part in range(count)]
 
 
+def publish(folder: Path, parts: list[dict[str, Any]], stem: str) -> None:
+    """A folder as hubs hold them: shards and the index that names them, in either container."""
+    folder.mkdir(exist_ok=True)
+    held = {}
+    for number, part in enumerate(parts, 1):
+        name = f"{stem}-{number:05}-of-{len(parts):05}" + (".bin" if stem == "pytorch_model" else ".safetensors")
+        if stem == "pytorch_model":
+            torch.save(part, folder / name)
+        else:
+            save_file({key: tensor.contiguous() for key, tensor in part.items()}, folder / name)
+        held |= dict.fromkeys(part, name)
+    index = f"{stem}.bin.index.json" if stem == "pytorch_model" else f"{stem}.safetensors.index.json"
+    (folder / index).write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": held}), "utf-8")
+
+
 def prepared(home: Path, which: str, change: Callable[[dict[str, Any]], Any] = lambda state: None) -> LoadedModel:
     """The model of a small variant whose files lie where ``omlab pull`` would put them."""
     registry = Registry.discover()
@@ -84,13 +101,13 @@ def prepared(home: Path, which: str, change: Callable[[dict[str, Any]], Any] = l
     change(state)
     # Files of the hub are known by repository and name; a folder of its own keeps the small ones apart.
     weights = tuple(attrs.evolve(asset, repo=f"test/{which}-{home.name}") for asset in published.weights)
-    parts = iter(shards(state, len(weights) - 1))
+    folder = home / f"published-{which}"
+    publish(folder, shards(state, 3), "model" if which == "20b" else "pytorch_model")
     for asset in weights:
-        file = home / f"{which}-{asset.filename}"
+        file = folder
         if asset.id == "tokenizer":
+            file = home / f"{which}-{asset.filename}"
             file.write_bytes(pieces() if layout == "llama" else word_parts().encode())
-        else:
-            torch.save(next(parts), file)
         fetch.adopt(asset, file, settings)
     variant = attrs.evolve(published, name=f"small-{which}", config=config, weights=weights)
     precision = "float32" if layout == "llama" else "auto"

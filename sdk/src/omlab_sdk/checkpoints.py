@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omlab.errors import WeightsError, require
+from omlab.weights import shards_of, weight_map
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,34 @@ def read_checkpoint(path: str | Path, *, key: str = "", prefix: str = "", rules:
         holds = ", ".join(map(str, list(state)[:8])) or "nothing"
         raise WeightsError(f"{path}: holds no tensors at '{key or 'its top'}', there is {holds}")
     return rename(tensors, prefix=prefix, rules=rules)
+
+
+def read_sharded(path: str | Path, *, rules: Sequence[Rule] = ()) -> State:
+    """The state dict of a checkpoint in one file or, where ``path`` is an index of shards, in several.
+
+    Raises
+    ------
+    WeightsError
+        Like :func:`read_checkpoint`; two shards hold the same name, or one lacks what the index says it holds.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist", remedy="Fetch it with omlab pull")
+    shards = shards_of(path)
+    held = {} if path in shards else weight_map(path)
+    state: State = {}
+    for shard in shards:
+        found = read_checkpoint(shard)
+        twice = next((name for name in found if name in state), None)
+        if twice is not None:
+            raise WeightsError(f"{shard}: holds '{twice}', which an earlier file of the checkpoint holds too")
+        lacks = next((name for name, file in held.items() if file == shard.name and name not in found), None)
+        if lacks is not None:
+            raise WeightsError(
+                f"{shard}: lacks '{lacks}', which {path.name} says it holds", remedy="Fetch both again from one place"
+            )
+        state.update(found)
+    return rename(state, rules=rules)
 
 
 def entries_of(path: str | Path) -> dict[str, type]:

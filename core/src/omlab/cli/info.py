@@ -90,7 +90,8 @@ def _asset(asset: Asset) -> str:
     from omlab.cli.text import size
     from omlab.weights.fetch import describe
 
-    return f"{asset.id}: {asset.filename}, {size(asset.size)}, from {describe(asset)}"
+    what = " and the files that it names" if asset.index else f", {size(asset.size)}"
+    return f"{asset.id}: {asset.filename}{what}, from {describe(asset)}"
 
 
 def _field(name: str, value: Any) -> None:

@@ -36,6 +36,7 @@ def command(
     from omlab.cli.listen import TerminalListener
     from omlab.cli.text import size
     from omlab.materialising import write_cases
+    from omlab.weights import shards_of
 
     given = {}
     for text in files:
@@ -56,7 +57,8 @@ def command(
             if not paths:
                 click.echo(f"{name} needs no files")
             for key, path in paths.items():
-                click.echo(f"{name} {key}: {path} ({size(path.stat().st_size)})")
+                for file in dict.fromkeys((path, *shards_of(path))):
+                    click.echo(f"{name} {key}: {file} ({size(file.stat().st_size)})")
         if cases is not None:
             written = write_cases(load_dataset(name, registry=registry_of(context)), cases)
             rows[name] |= {key: str(path) for key, path in written.items()}

@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from omlab.weights.consent import Consents
     from omlab.weights.fetch import Grant, LazyFiles, ensure, missing, owner_assets
+    from omlab.weights.index import shards_of, weight_map
     from omlab.weights.state import state_of
     from omlab.weights.store import digest_of_all, locate
 
 _HOMES = {
     "Consents": "consent", "Grant": "fetch", "LazyFiles": "fetch", "digest_of_all": "store", "ensure": "fetch",
-    "locate": "store", "missing": "fetch", "owner_assets": "fetch", "state_of": "state",
+    "locate": "store", "missing": "fetch", "owner_assets": "fetch", "shards_of": "index", "state_of": "state",
+    "weight_map": "index",
 }  # fmt: skip
 
-__all__ = ["Consents", "Grant", "LazyFiles", "digest_of_all", "ensure", "locate", "missing", "owner_assets", "state_of"]
+__all__ = [
+    "Consents", "Grant", "LazyFiles", "digest_of_all", "ensure", "locate", "missing", "owner_assets", "shards_of",
+    "state_of", "weight_map",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

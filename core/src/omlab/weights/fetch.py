@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ from omlab.progress import Listener, silent
 from omlab.settings import Settings
 from omlab.vocabulary import SourceKind
 from omlab.weights.consent import Consents
-from omlab.weights.store import home_of, locate, sha256_of, write_record
+from omlab.weights.index import gather, shard_assets
+from omlab.weights.store import home_of, locate, sha256_of, verify, write_record
 
 
 @attrs.frozen
@@ -117,19 +119,28 @@ def describe(asset: Asset) -> str:
 
 
 def fetch(asset: Asset, settings: Settings, listener: Listener = silent) -> Path:
-    """Fetch one asset into the writable root: locked against other processes, verified, atomic."""
+    """Fetch one asset into the writable root: locked against other processes, verified, atomic. Of an index the
+    shards that it names follow, those that are not here yet."""
+    path = home_of(asset, settings)
+    _fetch_one(asset, path, listener)
+    if asset.index:
+        for shard in shard_assets(asset, path):
+            _fetch_one(shard, path.with_name(shard.filename), listener)
+    return path
+
+
+def _fetch_one(asset: Asset, path: Path, listener: Listener) -> None:
     from filelock import FileLock
 
-    path = home_of(asset, settings)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(path.name + ".lock")):
-            found = locate(asset, settings)  # another process may have been faster
-            if found is not None:
-                return found
+            if path.is_file():  # another process may have been faster
+                verify(path, asset)
+                return
             part = path.with_name(path.name + ".part")
             _fetchers()[asset.source](asset, part, listener)
-            return _settle(part, path, asset)
+            _settle(part, path, asset)
     except PermissionError as error:
         raise OutputError(f"{path.parent} cannot be written: {error.strerror}", remedy="Set OMLAB_HOME") from None
     except OSError as error:
@@ -141,12 +152,33 @@ def fetch(asset: Asset, settings: Settings, listener: Listener = silent) -> Path
 
 
 def adopt(asset: Asset, given: Path, settings: Settings) -> Path:
-    """Take a file that the user fetched by hand: verified, then copied into the writable root."""
+    """Take a file that the user fetched by hand: verified, then copied into the writable root. For an index it may
+    also be the folder of a checkpoint, or a checkpoint in one file."""
+    path = home_of(asset, settings)
+    if not asset.index:
+        return _take(asset, given, path)
+    if not given.exists():
+        raise WeightsError(f"{given} does not exist", remedy=f"Name {asset.filename}, its folder, or a weights file")
+    content, shards = gather(given, asset.filename)
+    if asset.sha256 and hashlib.sha256(content).hexdigest() != asset.sha256:
+        raise WeightsError(
+            f"{given}: its index is not the one that the card names", remedy="Is it the checkpoint of another model?"
+        )
+    if path.is_file() and path.read_bytes() != content:
+        path.unlink()  # from here on the former checkpoint is not whole
+    for shard in shards:
+        digest = asset.shards.get(shard.name, "")
+        _take(attrs.evolve(asset, index=False, shards={}, sha256=digest, size=None), shard, path.with_name(shard.name))
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    return _settle(part, path, asset, shown=given)
+
+
+def _take(asset: Asset, given: Path, path: Path) -> Path:
     import shutil
 
     if not given.is_file():
         raise WeightsError(f"{given} is not a file", remedy=f"Name the {asset.filename} that you fetched")
-    path = home_of(asset, settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     shutil.copyfile(given, part)

@@ -21,4 +21,6 @@ def key_of(asset: Asset) -> str:
     from omlab.cards import as_table
 
     described = as_table(attrs.evolve(asset, licence=None, size=None))
+    for field in ("index", "shards"):  # they say nothing of the file itself
+        described.pop(field, None)
     return "source-" + hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:20]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.util import find_spec
 
 from omlab.cards import Asset, Card, DatasetCard, EngineCard, ModelCard
+from omlab.errors import WeightsError
 from omlab.settings import Settings
 from omlab.vocabulary import SourceKind
 from omlab.weights.keys import key_of
@@ -43,6 +45,14 @@ def state_of(card: Card, settings: Settings) -> str:
 
 def present(asset: Asset, settings: Settings) -> bool:
     """Is a file of the right name there? (Verification happens when it is used.)"""
-    return any(
-        (root / key_of(asset) / asset.filename).is_file() for root in (*settings.shared_roots, settings.assets_root)
-    )
+    for root in (*settings.shared_roots, settings.assets_root):
+        path = root / key_of(asset) / asset.filename
+        if path.is_file():
+            if not asset.index:
+                return True
+            from omlab.weights.index import shards_of
+
+            with suppress(WeightsError):  # told when it is used
+                if all(shard.is_file() for shard in shards_of(path)):
+                    return True
+    return False

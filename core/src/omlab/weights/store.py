@@ -16,6 +16,7 @@ from omlab.cards import Asset
 from omlab.errors import WeightsError
 from omlab.files import write_text
 from omlab.settings import Settings
+from omlab.weights.index import shard_assets
 from omlab.weights.keys import key_of
 
 
@@ -60,7 +61,7 @@ def write_record(path: Path, digest: str, source: str) -> None:
 
 
 def locate(asset: Asset, settings: Settings) -> Path | None:
-    """The verified file of ``asset``, or ``None`` if it is in no root.
+    """The verified file of ``asset``, or ``None`` if it is in no root; an index counts with all of its shards.
 
     Raises
     ------
@@ -70,8 +71,15 @@ def locate(asset: Asset, settings: Settings) -> Path | None:
     for root in (*settings.shared_roots, settings.assets_root):
         path = root / key_of(asset) / asset.filename
         if path.is_file():
-            verify(path, asset, writable=root == settings.assets_root)
-            return path
+            writable = root == settings.assets_root
+            verify(path, asset, writable=writable)
+            if not asset.index:
+                return path
+            shards = [(path.parent / shard.filename, shard) for shard in shard_assets(asset, path)]
+            if all(place.is_file() for place, _ in shards):
+                for place, shard in shards:
+                    verify(place, shard, writable=writable)
+                return path
     return None
 
 
@@ -107,4 +115,10 @@ def digest_of_all(assets: Iterable[Asset], settings: Settings) -> str | None:
                 return None
             own = verify(path, asset)
         digest.update(f"{asset.id}:{own}\n".encode())
+        if asset.index:
+            path = locate(asset, settings)
+            if path is None:
+                return None
+            for shard in shard_assets(asset, path):
+                digest.update(f"{shard.filename}:{verify(path.parent / shard.filename, shard)}\n".encode())
     return digest.hexdigest()

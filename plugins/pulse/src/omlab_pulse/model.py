@@ -23,14 +23,14 @@ from omlab_sdk.language.tokens import ByteTokenizer, FastTokenizer, SentencePiec
 if TYPE_CHECKING:
     import torch
 
-TOKENIZER = "tokenizer"
+TOKENIZER, WEIGHTS = "tokenizer", "net"
 PRESETS = {"web": {"top_k": 9, "top_p": 0.2}, "command-line": {"top_k": 6, "top_p": 0.1}}
 #: ``<pad>`` and the placeholders of the model's and its makers' names, beyond the sentencepiece file.
 ADDED = {103168: "", 103169: "<|modelname|>", 103170: "<|modelorg|>"}
 PADDING = 103168
 #: ALiBi has no table of positions; this is what memory and training allow.
 BLOOM_CONTEXT = 4096
-#: The same layouts so small that they run anywhere, for checks without weights: bytes are their tokens.
+#: The same layouts so small that they run anywhere, for checks: bytes are their tokens.
 SMALL: dict[str, dict[str, Any]] = {
     "llama": {
         "vocab_size": 288, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2,
@@ -46,9 +46,12 @@ class Pulse(LanguageModel):
     answer_prefix = dialogue.HELPER
 
     def config(self, variant: Variant) -> dict[str, Any]:
-        """Configuration of the variant; of a small network of the same layout where it has no files."""
-        config = dict(variant.config)
-        return config if variant.weights else config | SMALL[config["layout"]]
+        """Configuration of the variant."""
+        return dict(variant.config)
+
+    def small(self, variant: Variant) -> Variant:
+        """Two narrow layers of the same layout; bytes are its tokens."""
+        return variant.configured(**SMALL[variant.config["layout"]])
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         config = self.config(variant)
@@ -67,12 +70,11 @@ class Pulse(LanguageModel):
         from omlab_pulse import checkpoint
 
         config = self.config(variant)
-        shards = [files[name] for name in sorted(files) if name != TOKENIZER]
         if config["layout"] == "llama":
-            return checkpoint.llama_network(config, shards, self._padding(config)).eval()
+            return checkpoint.llama_network(config, files[WEIGHTS], self._padding(config)).eval()
         from omlab_pulse.bloom import Step
 
-        return Step(checkpoint.bloom_network(config, shards)).eval()
+        return Step(checkpoint.bloom_network(config, files[WEIGHTS])).eval()
 
     def untrained(self, graph: Graph, variant: Variant) -> torch.nn.Module:
         from omlab_pulse.checkpoint import OWN

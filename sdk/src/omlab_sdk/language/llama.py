@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from omlab.errors import WeightsError, require
-from omlab_sdk.checkpoints import Rule, load_into, read_checkpoint
+from omlab.errors import require
+from omlab_sdk.checkpoints import load_into
 
 #: Older files carry a table that follows from the configuration.
 LEFT_OVER = (r".*rotary_emb\.inv_freq",)
@@ -132,20 +132,6 @@ class _Names(nn.Module):
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         return None
-
-
-def read_shards(paths: Iterable[Path], *, rules: Iterable[Rule] = ()) -> dict[str, Tensor]:
-    """The state dict of a checkpoint that is split into files, mapped from disk.
-
-    Raises :class:`omlab.errors.WeightsError` where two files hold the same name.
-    """
-    state: dict[str, Tensor] = {}
-    for path in paths:
-        for name, tensor in read_checkpoint(path, rules=tuple(rules)).items():
-            if name in state:
-                raise WeightsError(f"{path}: holds '{name}', which an earlier file of the checkpoint holds too")
-            state[name] = tensor
-    return state
 
 
 #: Names of InternLM's training repository -> those of its published form, which are Llama's.
