@@ -161,3 +161,15 @@ def test_an_engine_takes_over_and_stores_no_blob(tmp_path: Path, monkeypatch: py
         assert relative(found, expected) < 1e-5
         versions.append(backend.version())
     assert versions[0] != versions[1], "an engine made without is made again"
+
+
+def test_a_graph_with_norms_of_openvino_is_left(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    network = nn.Sequential(
+        nn.Conv3d(1, 16, 1), nn.ReLU(), nn.Conv3d(16, 16, 3, padding=1), nn.InstanceNorm3d(16), nn.ReLU()
+    )
+    path, x, expected = exported(network, (16, 16, 16), tmp_path)
+    model = openvino.Core().read_model(str(path))
+    assert take_over(model, 2) == 0
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert relative(compiled([x])[0], expected) < 1e-4

@@ -31,10 +31,18 @@ class Row:
     note: str = ""
 
 
-def interleaved(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each round of each way, in turn, so that a busy moment hits all alike. One round is not counted."""
+def interleaved(
+    ways: Mapping[str, Callable[[], Any]], rounds: int, *, seconds: float = float("inf")
+) -> dict[str, list[float]]:
+    """Seconds of each round of each way, in turn, so that a busy moment hits all alike. One round is not counted.
+
+    No round begins after ``seconds``, but one is always counted.
+    """
     times: dict[str, list[float]] = {name: [] for name in ways}
+    began = time.perf_counter()
     for number in range(rounds + 1):
+        if number > 1 and time.perf_counter() - began > seconds:
+            break
         for name, call in ways.items():
             start = time.perf_counter()
             call()
