@@ -60,10 +60,10 @@ class AxonSeg(Model):
         return self.as_graph(build(str(variant.config["network"]), **arguments(variant)))
 
     def small(self, variant: Variant) -> Variant:
-        """Windows of 32 voxels, three levels of few channels; the older network's levels are fixed."""
+        """Windows of 48 voxels, three levels of few channels; the older network's levels are fixed."""
         if variant.config["network"] == "unet":
-            return variant.configured(side=32)
-        return variant.configured(side=32, base=8, num_pool=3, max_num_features=16, heads=2, dim_heads=4, skip=[2])
+            return variant.configured(side=48)
+        return variant.configured(side=48, base=8, num_pool=3, max_num_features=16, heads=2, dim_heads=4, skip=[2])
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The network with upstream's weights."""

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from omlab_sdk.contract.base import Subject
 
 
+#: Of the weights in float32 that making engines of them takes: the network, and the file that is written of it.
+COPIES = 2
+
+
 class Seeded(Model):
     """A model whose network is its untrained one with name-seeded weights."""
 
@@ -96,8 +100,8 @@ def checked_models(subject: Subject, **choice: Any) -> list[Checked]:
 
     Raises
     ------
-    UsageError
-        A variant is asked for that no model of the plugin has.
+    Skipped
+        A network of the published size, with weights that are made up, would not fit into memory.
     """
     key = tuple(sorted(choice.items()))
     if key not in subject.ready:
@@ -111,9 +115,7 @@ def _made(subject: Subject, choice: Mapping[str, Any]) -> Iterator[Checked]:
     # Files are looked for where the user has them, engines are kept in the scratch folder.
     shared = (*subject.settings.shared_roots, subject.settings.assets_root)
     settings = attrs.evolve(subject.settings, home=subject.work / "home", shared_roots=shared)
-    cards = [card for card in subject.cards(Kind.MODEL) if isinstance(card, ModelCard)]
-    _demand(subject, cards)
-    for card in cards:
+    for card in _cards(subject):
         model: Model = subject.registry.load(Kind.MODEL, card.name)
         for variant in _chosen(subject, card, model, settings):
             small = variant if subject.full else small_of(model, variant)
@@ -121,20 +123,41 @@ def _made(subject: Subject, choice: Mapping[str, Any]) -> Iterator[Checked]:
             seeded = is_small or not variant.weights or bool(missing(variant.weights, settings))
             behind = Seeded(model) if seeded else model
             used = attrs.evolve(small, weights=()) if seeded else variant
+            if seeded and not is_small:
+                _demand_memory(subject, model, variant)
             loaded = LoadedModel(
                 behind, used, registry=subject.registry, settings=settings, choice=EngineChoice(**choice)
             )
             yield Checked(loaded, variant, seeded, is_small)
 
 
-def _demand(subject: Subject, cards: list[ModelCard]) -> None:
-    known = {variant.name for card in cards for variant in card.variants}
+def _cards(subject: Subject) -> list[ModelCard]:
+    return [card for card in subject.cards(Kind.MODEL) if isinstance(card, ModelCard)]
+
+
+def demand_variants(subject: Subject) -> None:
+    """Raise :class:`omlab.errors.UsageError` where a variant is asked for that no model of the plugin has."""
+    known = {variant.name for card in _cards(subject) for variant in card.variants}
     for name in subject.variants:
         if name not in known:
             raise UsageError(
                 f"no model of '{subject.plugin.name}' has a variant '{name}'",
                 remedy=f"There are: {', '.join(sorted(known))}" if known else "It contributes no model",
             )
+
+
+def _demand_memory(subject: Subject, model: Model, variant: Variant) -> None:
+    from omlab.memory import available_bytes
+    from omlab_sdk.contract.base import Skipped
+    from omlab_sdk.contract.sizes import millions, parameters
+
+    count, free = parameters(subject, model, variant) or 0, available_bytes()
+    needed = COPIES * 4 * count
+    if free is not None and needed > free:
+        raise Skipped(
+            f"{model.card.name}/{variant.name} has {millions(count)}, which take about {needed / 1e9:.0f} GB to check; "
+            f"{free / 1e9:.0f} GB are free"
+        )
 
 
 def _chosen(subject: Subject, card: ModelCard, model: Model, settings: Any) -> list[Variant]:

@@ -8,6 +8,7 @@ small as published, the published weights are taken where they are at hand.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,9 @@ def bad_inputs(subject: Subject) -> str:
     count = 0
     for model in {one.loaded.card.name: one for one in checked_models(subject)}.values():
         loaded = model.loaded
+        for graph in loaded.graphs:
+            with suppress(OmlabError):  # told by the check of engines
+                loaded.engines[graph.name]  # now: a run that ends at once must not leave a thread behind that makes it
         folder = subject.work / "bad" / loaded.card.name
         folder.mkdir(parents=True, exist_ok=True)
         wrong_kind = InputKind.IMAGE if InputKind.VOLUME in loaded.card.inputs else InputKind.VOLUME

@@ -17,7 +17,7 @@ from omlab.settings import Settings
 from omlab.vocabulary import Kind
 from omlab_sdk.contract import cards, evaluators, networks, packaging, sizes
 from omlab_sdk.contract.base import Broken, Check, Finding, Skipped, Subject
-from omlab_sdk.contract.models import size_of
+from omlab_sdk.contract.models import demand_variants, size_of
 
 _MODEL = (Kind.MODEL,)
 
@@ -59,6 +59,8 @@ def subject_of(name: str, work: Path, *, full: bool = False, variants: Iterable[
     ------
     UnknownName
         No installed plugin is called so; the remedy names those that are, or why it is broken.
+    UsageError
+        None of its models has one of ``variants``.
     """
     settings = Settings.from_environment()
     registry = Registry.discover(failures_file=settings.failures_file)
@@ -67,7 +69,9 @@ def subject_of(name: str, work: Path, *, full: bool = False, variants: Iterable[
         project = _project(plugin.distribution)
         contributed = {n for _, n in plugin.contributions}
         if name in {plugin.name, plugin.distribution} | contributed or (folder and project == folder):
-            return Subject(plugin, registry, settings, work, project, full, tuple(variants))
+            subject = Subject(plugin, registry, settings, work, project, full, tuple(variants))
+            demand_variants(subject)
+            return subject
     broken = [b for b in registry.broken if name in {b.plugin, b.distribution}]
     if broken:
         remedy = f"It is broken: {broken[0].reason}. {broken[0].remedy}"
