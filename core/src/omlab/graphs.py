@@ -13,6 +13,7 @@ from enum import StrEnum
 
 import attrs
 
+from omlab.tuples import as_tuple
 from omlab.vocabulary import Precision
 
 
@@ -52,7 +53,7 @@ class TensorSpec:
 
     name: str
     dtype: str
-    shape: tuple[int | str, ...] = attrs.field(converter=tuple)
+    shape: tuple[int | str, ...] = attrs.field(converter=as_tuple)
     axes: str = ""
     ranges: Mapping[str, tuple[int, int, int]] = attrs.field(factory=dict)
 
@@ -139,13 +140,13 @@ class Graph:
     """
 
     name: str
-    inputs: tuple[TensorSpec, ...] = attrs.field(converter=tuple)
-    outputs: tuple[TensorSpec, ...] = attrs.field(converter=tuple)
+    inputs: tuple[TensorSpec, ...] = attrs.field(converter=as_tuple)
+    outputs: tuple[TensorSpec, ...] = attrs.field(converter=as_tuple)
     judge: Judge | Mapping[str, Judge] = Judge.VALUES
     tolerances: Mapping[Precision, Tolerance] = attrs.field(factory=dict)
-    sources: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    sources: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
     config: Mapping[str, object] = attrs.field(factory=dict)
-    engines: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    engines: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
 
     def judge_of(self, output: str) -> Judge:
         """How output ``output`` is compared."""

@@ -21,6 +21,7 @@ from omlab.cli.options import fetch_options, grant_of
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     model: str,
     out: Path | None,
     variant: str | None,

@@ -33,6 +33,7 @@ KINDS = {
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     what: str,
     modality: str | None,
     task: str | None,

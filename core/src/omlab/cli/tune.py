@@ -19,6 +19,7 @@ from omlab.cli.options import engine_options, fetch_options, grant_of
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     model: str,
     rounds: int,
     as_json: bool,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from omlab.errors import InputError, UsageError
+from omlab.tuples import as_tuple
 from omlab.vocabulary import Prompt as Kind
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ class Object:
     """One thing to find."""
 
     label: str = UNNAMED
-    points: tuple[Point, ...] = attrs.field(default=(), converter=tuple)
-    boxes: tuple[Box, ...] = attrs.field(default=(), converter=tuple)
+    points: tuple[Point, ...] = attrs.field(default=(), converter=as_tuple)
+    boxes: tuple[Box, ...] = attrs.field(default=(), converter=as_tuple)
     mask: Mask | None = None
     text: str = ""
     space: Space = attrs.field(default=Space.GRID, converter=Space)
@@ -100,7 +101,7 @@ class Prompts:
     cases : case name -> objects for that case alone.
     """
 
-    objects: tuple[Object, ...] = attrs.field(default=(), converter=tuple)
+    objects: tuple[Object, ...] = attrs.field(default=(), converter=as_tuple)
     cases: Mapping[str, tuple[Object, ...]] = attrs.field(factory=dict)
 
     @property
