@@ -13,7 +13,6 @@ from enum import StrEnum
 
 import attrs
 
-from omlab.tuples import as_tuple
 from omlab.vocabulary import Precision
 
 
@@ -53,7 +52,7 @@ class TensorSpec:
 
     name: str
     dtype: str
-    shape: tuple[int | str, ...] = attrs.field(converter=as_tuple)
+    shape: tuple[int | str, ...] = attrs.field(converter=tuple)
     axes: str = ""
     ranges: Mapping[str, tuple[int, int, int]] = attrs.field(factory=dict)
 
@@ -140,13 +139,13 @@ class Graph:
     """
 
     name: str
-    inputs: tuple[TensorSpec, ...] = attrs.field(converter=as_tuple)
-    outputs: tuple[TensorSpec, ...] = attrs.field(converter=as_tuple)
+    inputs: tuple[TensorSpec, ...] = attrs.field(converter=tuple)
+    outputs: tuple[TensorSpec, ...] = attrs.field(converter=tuple)
     judge: Judge | Mapping[str, Judge] = Judge.VALUES
     tolerances: Mapping[Precision, Tolerance] = attrs.field(factory=dict)
-    sources: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    sources: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     config: Mapping[str, object] = attrs.field(factory=dict)
-    engines: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    engines: tuple[str, ...] = attrs.field(default=(), converter=tuple)
 
     def judge_of(self, output: str) -> Judge:
         """How output ``output`` is compared."""

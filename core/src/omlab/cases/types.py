@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omlab.geometry import Geometry
-from omlab.tuples import as_tuple
 from omlab.vocabulary import InputKind
 
 
@@ -134,7 +133,7 @@ class Text(Case):
     fields : what else the record of the file says, say a reference answer.
     """
 
-    messages: tuple[Message, ...] = attrs.field(converter=as_tuple)
+    messages: tuple[Message, ...] = attrs.field(converter=tuple)
     fields: Mapping[str, Any] = attrs.field(factory=dict)
     kind = InputKind.TEXT
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class _AdaptCommand(CardCommand):
         return click.Command.parse_args(self, ctx, args)
 
 
-@click.command("adapt", cls=_AdaptCommand, card_of=_find_adapter_card)
+@click.command("adapt", cls=partial(_AdaptCommand, card_of=_find_adapter_card))  # type: ignore[arg-type]
 @click.argument("model")
 @click.option("--with", "adapter", required=True, help="Adapter (omlab list adapters).")
 @click.option("--on", "dataset", required=True, help="Dataset, or DATASET:PATH for your own folder.")
@@ -49,7 +50,6 @@ class _AdaptCommand(CardCommand):
 @click.pass_context
 def command(
     context: click.Context,
-    /,
     model: str,
     adapter: str,
     dataset: str,

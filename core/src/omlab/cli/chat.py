@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from omlab.loading import LoadedModel
 
 
-@click.command("chat", cls=CardCommand, card_of=find_model_card)
+@click.command("chat", cls=partial(CardCommand, card_of=find_model_card))  # type: ignore[arg-type]
 @click.argument("model")
 @click.option("--stats", is_flag=True, help="Show tokens and speed after every answer.")
 @engine_options
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(
     context: click.Context,
-    /,
     model: str,
     stats: bool,
     variant: str | None,

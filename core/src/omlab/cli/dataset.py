@@ -31,7 +31,7 @@ def command() -> None:
 @click.option("--task", type=click.Choice([t.value for t in Task]), help="Only this task.")
 @_JSON
 @click.pass_context
-def list_command(context: click.Context, /, modality: str | None, task: str | None, as_json: bool) -> None:
+def list_command(context: click.Context, modality: str | None, task: str | None, as_json: bool) -> None:
     """List the datasets, their licences, and whether they are here."""
     from omlab.cli.text import table
     from omlab.settings import Settings
@@ -142,7 +142,7 @@ def show_command(
 @click.option("--accept-licence", multiple=True, metavar="SPDX", help="Accept this licence of the dataset.")
 @_JSON
 @click.pass_context
-def fetch_command(context: click.Context, /, name: str, accept_licence: tuple[str, ...], as_json: bool) -> int:
+def fetch_command(context: click.Context, name: str, accept_licence: tuple[str, ...], as_json: bool) -> int:
     """Fetch the files of a dataset, or tell how to obtain it."""
     from omlab.api import pull
     from omlab.cli.listen import TerminalListener

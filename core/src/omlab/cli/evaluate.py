@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from omlab.cli.main import registry_of
 from omlab.cli.options import CardCommand, card_options, engine_options, fetch_options, find_model_card, grant_of
 
 
-@click.command("evaluate", cls=CardCommand, card_of=find_model_card)
+@click.command("evaluate", cls=partial(CardCommand, card_of=find_model_card))  # type: ignore[arg-type]
 @click.argument("model")
 @click.option("--on", "dataset", required=True, help="Dataset, or DATASET:PATH for your own folder.")
 @click.option("--with", "evaluator", help="Evaluator. [the one that fits the model's task]")
@@ -31,7 +32,6 @@ from omlab.cli.options import CardCommand, card_options, engine_options, fetch_o
 @click.pass_context
 def command(
     context: click.Context,
-    /,
     model: str,
     dataset: str,
     evaluator: str | None,

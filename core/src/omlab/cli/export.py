@@ -21,7 +21,6 @@ from omlab.cli.options import fetch_options, grant_of
 @click.pass_context
 def command(
     context: click.Context,
-    /,
     model: str,
     out: Path | None,
     variant: str | None,

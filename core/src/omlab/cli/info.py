@@ -18,7 +18,7 @@ from omlab.vocabulary import Kind
 @click.option("--kind", type=click.Choice([k.value for k in Kind]), help="Where a name exists twice.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.pass_context
-def command(context: click.Context, /, name: str, kind: str | None, as_json: bool) -> None:
+def command(context: click.Context, name: str, kind: str | None, as_json: bool) -> None:
     """Show the whole card of NAME: a model, dataset, adapter, evaluator or engine."""
     registry = registry_of(context)
     kinds = [Kind(kind)] if kind else [k for k in Kind if k is not Kind.COMMAND]

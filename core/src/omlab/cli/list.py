@@ -33,7 +33,6 @@ KINDS = {
 @click.pass_context
 def command(
     context: click.Context,
-    /,
     what: str,
     modality: str | None,
     task: str | None,

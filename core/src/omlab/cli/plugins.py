@@ -22,7 +22,7 @@ def command() -> None:
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.pass_context
-def list_(context: click.Context, /, as_json: bool) -> None:
+def list_(context: click.Context, as_json: bool) -> None:
     """List the installed plugins and what each contributes."""
     from omlab.cli.text import table
 

@@ -24,7 +24,6 @@ from omlab.errors import UsageError
 @click.pass_context
 def command(
     context: click.Context,
-    /,
     names: tuple[str, ...],
     variant: str | None,
     files: tuple[str, ...],

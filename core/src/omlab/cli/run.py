@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from omlab.cli.options import (
 from omlab.vocabulary import FORMATS
 
 
-@click.command("run", cls=CardCommand, card_of=find_model_card, more=prompt_options)
+@click.command("run", cls=partial(CardCommand, card_of=find_model_card, more=prompt_options))  # type: ignore[arg-type]
 @click.argument("model")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the results. [MODEL-results]")
@@ -52,7 +53,6 @@ from omlab.vocabulary import FORMATS
 @click.pass_context
 def command(
     context: click.Context,
-    /,
     model: str,
     inputs: tuple[Path, ...],
     out: Path | None,

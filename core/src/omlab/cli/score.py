@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from omlab.cli.main import registry_of
 from omlab.cli.options import CardCommand, card_options, find_evaluator_card
 
 
-@click.command("score", cls=CardCommand, card_of=find_evaluator_card)
+@click.command("score", cls=partial(CardCommand, card_of=find_evaluator_card))  # type: ignore[arg-type]
 @click.argument("evaluator")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
@@ -24,7 +25,7 @@ from omlab.cli.options import CardCommand, card_options, find_evaluator_card
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.pass_context
 def command(
-    context: click.Context, /, evaluator: str, files: tuple[Path, ...], out: Path | None, as_json: bool, **others: Any
+    context: click.Context, evaluator: str, files: tuple[Path, ...], out: Path | None, as_json: bool, **others: Any
 ) -> None:
     """Score FILES with EVALUATOR, say `omlab score segmentation PREDICTION REFERENCE`.
 

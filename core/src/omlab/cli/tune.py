@@ -19,7 +19,6 @@ from omlab.cli.options import engine_options, fetch_options, grant_of
 @click.pass_context
 def command(
     context: click.Context,
-    /,
     model: str,
     rounds: int,
     as_json: bool,

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omlab.errors import InputError, UsageError, require
-from omlab.tuples import as_tuple
 
 if TYPE_CHECKING:
     from omlab.cases.slide import Slide
@@ -50,8 +49,8 @@ class TissueRules:
     least_tissue: float = 100
     least_hole: float = 16
     most_holes: int = 8
-    keep: tuple[int, ...] = attrs.field(default=(), converter=as_tuple)
-    leave_out: tuple[int, ...] = attrs.field(default=(), converter=as_tuple)
+    keep: tuple[int, ...] = attrs.field(default=(), converter=tuple)
+    leave_out: tuple[int, ...] = attrs.field(default=(), converter=tuple)
 
     def __attrs_post_init__(self) -> None:
         if self.median < 1 or self.median % 2 == 0:
@@ -78,8 +77,8 @@ class Tissue:
     holes : of each contour, the holes in it, int32 [n, 2] each.
     """
 
-    contours: tuple[Contour, ...] = attrs.field(converter=as_tuple)
-    holes: tuple[tuple[Contour, ...], ...] = attrs.field(converter=as_tuple)
+    contours: tuple[Contour, ...] = attrs.field(converter=tuple)
+    holes: tuple[tuple[Contour, ...], ...] = attrs.field(converter=tuple)
 
     def scaled(self, scale: tuple[float, float]) -> Tissue:
         """Outlines multiplied by (x, y) and cut to whole pixels."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from omlab.errors import InputError, UsageError
-from omlab.tuples import as_tuple
 from omlab.vocabulary import Prompt as Kind
 
 if TYPE_CHECKING:
@@ -78,8 +77,8 @@ class Object:
     """One thing to find."""
 
     label: str = UNNAMED
-    points: tuple[Point, ...] = attrs.field(default=(), converter=as_tuple)
-    boxes: tuple[Box, ...] = attrs.field(default=(), converter=as_tuple)
+    points: tuple[Point, ...] = attrs.field(default=(), converter=tuple)
+    boxes: tuple[Box, ...] = attrs.field(default=(), converter=tuple)
     mask: Mask | None = None
     text: str = ""
     space: Space = attrs.field(default=Space.GRID, converter=Space)
@@ -101,7 +100,7 @@ class Prompts:
     cases : case name -> objects for that case alone.
     """
 
-    objects: tuple[Object, ...] = attrs.field(default=(), converter=as_tuple)
+    objects: tuple[Object, ...] = attrs.field(default=(), converter=tuple)
     cases: Mapping[str, tuple[Object, ...]] = attrs.field(factory=dict)
 
     @property

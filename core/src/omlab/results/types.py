@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from omlab.cards import LabelCard
 from omlab.geometry import Geometry
-from omlab.tuples import as_tuple
 from omlab.vocabulary import OutputKind
 
 #: Up to so many structures, comparing with each is faster than one histogram, which needs 64-bit indices.
@@ -79,7 +78,7 @@ class Segmentation(Result):
     """
 
     labels: NDArray[np.unsignedinteger[Any]]
-    structures: tuple[Label, ...] = attrs.field(converter=as_tuple)
+    structures: tuple[Label, ...] = attrs.field(converter=tuple)
     geometry: Geometry | None = None
     columns: Mapping[str, Sequence[float | None]] = attrs.field(factory=dict)
     kind = OutputKind.SEGMENTATION
@@ -118,7 +117,7 @@ class Classification(Result):
     probabilities : [classes] float32; they sum to one unless ``exclusive`` is false.
     """
 
-    classes: tuple[str, ...] = attrs.field(converter=as_tuple)
+    classes: tuple[str, ...] = attrs.field(converter=tuple)
     probabilities: NDArray[np.float32]
     exclusive: bool = True
     kind = OutputKind.CLASSIFICATION
@@ -180,7 +179,7 @@ class Detections(Result):
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     labels: NDArray[np.integer[Any]]
-    classes: tuple[str, ...] = attrs.field(converter=as_tuple)
+    classes: tuple[str, ...] = attrs.field(converter=tuple)
     frames: NDArray[np.integer[Any]] | None = None
     kind = OutputKind.DETECTIONS
 

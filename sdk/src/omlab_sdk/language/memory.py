@@ -17,7 +17,6 @@ from typing import Any
 import attrs
 
 from omlab.errors import InputError, UsageError
-from omlab.tuples import as_tuple
 
 _MAY = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
@@ -37,7 +36,7 @@ class Form:
 
     table: str
     columns: Mapping[str, type]
-    required: tuple[str, ...] = attrs.field(default=(), converter=as_tuple)
+    required: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     note: str = ""
 
     def __attrs_post_init__(self) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omlab.errors import UsageError
-from omlab.tuples import as_tuple
 
 
 @attrs.frozen(kw_only=True)
@@ -33,7 +32,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     seed: int | None = None
-    ends: tuple[int, ...] = attrs.field(default=(), converter=as_tuple)
+    ends: tuple[int, ...] = attrs.field(default=(), converter=tuple)
 
     def __attrs_post_init__(self) -> None:
         rules = (
