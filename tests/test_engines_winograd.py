@@ -15,8 +15,8 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from omlab.engines import hardware  # noqa: E402
-from omlab.engines.openvino_winograd import fits, take_over  # noqa: E402
-from omlab.engines.winograd import Convolution, Workers, moments  # noqa: E402
+from omlab.engines.openvino_winograd import CHANNELS, fits, take_over  # noqa: E402
+from omlab.engines.winograd import LANES, Convolution, Workers, moments  # noqa: E402
 from omlab.graphs import Graph, TensorSpec  # noqa: E402
 from omlab_sdk.export import TorchOnnxExporter  # noqa: E402
 from omlab_sdk.networks.steady import SteadyNorm  # noqa: E402
@@ -65,6 +65,7 @@ def test_moments_hold_where_the_mean_is_large() -> None:
 
 
 def test_what_does_not_fit_is_left() -> None:
+    assert LANES == CHANNELS
     with pytest.raises(ValueError, match="16 channels"):
         Convolution.of(np.zeros((16, 8, 3, 3, 3), np.float32))
     assert fits((16, 16, 16), (32, 16, 3, 3, 3))
@@ -117,7 +118,7 @@ def test_a_graph_gives_the_same_numbers(tmp_path: Path, hint: str) -> None:
     if hint == "bf16" and not hardware.cpu().bfloat16:
         pytest.skip("this processor has no bfloat16 arithmetic")
     torch.manual_seed(1)
-    path, x, expected = exported(Block(), (16, 20, 24), tmp_path)
+    path, x, expected = exported(Block(), (12, 20, 24), tmp_path)
     model = openvino.Core().read_model(str(path))
     assert take_over(model, 2) == 4, "two convolutions and two norms"
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
@@ -142,7 +143,7 @@ def test_an_engine_takes_over_and_stores_no_blob(tmp_path: Path, monkeypatch: py
     from omlab.vocabulary import Kind, Precision
 
     torch.manual_seed(1)
-    path, x, expected = exported(Block(), (16, 20, 24), tmp_path)
+    path, x, expected = exported(Block(), (12, 20, 24), tmp_path)
     backend = Registry.discover().load(Kind.ENGINE, "openvino")
     assert isinstance(backend, engine.OpenVino)
     graph = Graph(
@@ -163,13 +164,24 @@ def test_an_engine_takes_over_and_stores_no_blob(tmp_path: Path, monkeypatch: py
     assert versions[0] != versions[1], "an engine made without is made again"
 
 
-def test_a_graph_with_norms_of_openvino_is_left(tmp_path: Path) -> None:
+def test_where_channels_and_sides_are_equal_nothing_is_turned(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    path, x, expected = exported(Block(), (12, 16, 32), tmp_path)
+    model = openvino.Core().read_model(str(path))
+    assert take_over(model, 2) == 0, "16 and 32 channels, as many as rows and columns"
+    assert (
+        relative(openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([x])[0], expected)
+        < 1e-4
+    )
+
+
+def test_norms_of_openvino_beside_it_change_nothing(tmp_path: Path) -> None:
     torch.manual_seed(2)
     network = nn.Sequential(
-        nn.Conv3d(1, 16, 1), nn.ReLU(), nn.Conv3d(16, 16, 3, padding=1), nn.InstanceNorm3d(16), nn.ReLU()
+        nn.Conv3d(1, 16, 1), nn.ReLU(), nn.Conv3d(16, 16, 3, padding=1), nn.InstanceNorm3d(16, affine=True), nn.ReLU()
     )
-    path, x, expected = exported(network, (16, 16, 16), tmp_path)
+    path, x, expected = exported(network, (12, 20, 24), tmp_path)
     model = openvino.Core().read_model(str(path))
-    assert take_over(model, 2) == 0
+    assert take_over(model, 2) == 1
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     assert relative(compiled([x])[0], expected) < 1e-4

@@ -31,11 +31,12 @@ def row_of(kind: Kind, card: Any) -> dict[str, Any]:
         if hasattr(card, field):
             row[field] = [str(word) for word in getattr(card, field)]
     if kind is Kind.MODEL:
-        row["files"] = [_files(variant.weights) for variant in card.variants]
+        row["files"] = [[file_row(asset) for asset in variant.weights] for variant in card.variants]
         code, weights = card.licence_code.spdx, card.licence_weights.spdx
         row["licence"] = code if code == weights else f"{code}, weights {weights}"
     elif kind is Kind.DATASET:
-        row |= {"files": [_files(card.files)], "takes_path": card.takes_path, "obtained": bool(card.obtain)}
+        files = [[file_row(asset) for asset in card.files]]
+        row |= {"files": files, "takes_path": card.takes_path, "obtained": bool(card.obtain)}
         row["licence"] = card.licence.spdx
     elif kind in WHOLE:
         from omlab.cards import as_table
@@ -44,16 +45,12 @@ def row_of(kind: Kind, card: Any) -> dict[str, Any]:
     return row
 
 
-def _files(assets: tuple[Asset, ...]) -> list[dict[str, Any]]:
+def file_row(asset: Asset) -> dict[str, Any]:
+    """What :func:`is_present` needs of an asset, JSON-able; ``path`` is that below a root."""
     from omlab.weights.keys import key_of
 
-    return [
-        {
-            "path": f"{key_of(asset)}/{asset.filename}", "index": getattr(asset, "index", False),
-            "by_hand": asset.source is SourceKind.BY_HAND,
-        }
-        for asset in assets
-    ]  # fmt: skip
+    path = f"{key_of(asset)}/{asset.filename}"
+    return {"path": path, "index": asset.index, "by_hand": asset.source is SourceKind.BY_HAND}
 
 
 def state_of_row(row: Mapping[str, Any], settings: Settings) -> str:
@@ -73,8 +70,7 @@ def state_of_row(row: Mapping[str, Any], settings: Settings) -> str:
             return "by hand"
     if not any(row["files"]):
         return "none"
-    roots = [str(root) for root in (*settings.shared_roots, settings.assets_root)]
-    here = [all(_present(file, roots) for file in files) for files in row["files"]]
+    here = [all(is_present(file, settings) for file in files) for files in row["files"]]
     if all(here):
         return "here"
     if any(here):
@@ -83,9 +79,9 @@ def state_of_row(row: Mapping[str, Any], settings: Settings) -> str:
     return "by hand" if by_hand else "pull"
 
 
-def _present(file: Mapping[str, Any], roots: list[str]) -> bool:
-    """Is a file of the right name there? (Verification happens when it is used.)"""
-    for root in roots:
+def is_present(file: Mapping[str, Any], settings: Settings) -> bool:
+    """Is a file of the right name there, and all shards of an index? (Verification happens when it is used.)"""
+    for root in (*settings.shared_roots, settings.assets_root):
         path = f"{root}/{file['path']}"
         if os.path.isfile(path):
             if not file["index"]:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from omlab import __version__
+from omlab.listing import FORM as ROWS
+from omlab.listing import row_of
 from omlab.vocabulary import Kind
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 API = 1
 NAME = "omlab.toml"
 #: What rows were made by: other rules, or another form, mean other rows.
-_FORM = f"{__version__} 1"
+_FORM = f"{__version__} {ROWS}"
 
 
 @attrs.frozen
@@ -129,8 +131,6 @@ class Memory:
         if stamp is not None and isinstance(entry, list) and len(entry) == 2 and entry[0] == stamp:
             self._seen[str(path)] = entry
             return Manifest(path, entry[1], plugin, version)
-        from omlab.listing import row_of
-
         cards = cards_of(read_tables(path), plugin=plugin, version=version)
         rows = [row_of(kind, card) for kind, card in cards]
         self._seen[str(path)] = [stamp, rows]

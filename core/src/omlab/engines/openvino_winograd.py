@@ -119,9 +119,7 @@ def take_over(model: Model, threads: int) -> int:
     model : with static shapes where something is to be replaced.
     threads : that compute.
     """
-    nodes = model.get_ordered_ops()
-    # Beside an MVN of OpenVINO (an instance norm exported as one) its layouts go wrong, and with them the numbers.
-    if not any(_fits(node) for node in nodes) or any(node.get_type_name() == "MVN" for node in nodes):
+    if not any(_fits(node) for node in model.get_ordered_ops()):
         return 0
     from omlab.engines.winograd import Workers
 
@@ -162,6 +160,12 @@ def _redirect(old: Any, new: Any) -> None:
         target.replace_source_output(new)
 
 
+def _ambiguous(shape: Sequence[int]) -> bool:
+    """Has a tensor [1, channels, d, h, w] as many channels as voxels along a side? OpenVINO took some such tensors that
+    were turned for ones that were not (those of deepbet's mask network with 32 x 32 x 32 voxels)."""
+    return shape[1] in shape[2:]
+
+
 # Matrices -------------------------------------------------------------------------------------------------------------
 
 
@@ -198,7 +202,7 @@ def _flatten_between(model: Any) -> None:
     """Let operations on each number run on matrices too, so that nothing is turned between them and ours."""
     for node in list(model.get_ordered_ops()):
         shape = _shape(node.output(0)) if node.get_type_name() in _ELEMENTWISE else []
-        if len(shape) != 5 or shape[0] != 1 or prod(shape[2:]) == 1 or _bias(node.output(0)):
+        if len(shape) != 5 or shape[0] != 1 or prod(shape[2:]) == 1 or _ambiguous(shape) or _bias(node.output(0)):
             continue
         inputs = [_operand(node.input_value(place), shape) for place in range(len(node.inputs()))]
         if None in inputs:
@@ -268,7 +272,7 @@ def _replace_moments(model: Any, workers: Workers) -> int:
     for node in model.get_ordered_ops():
         for output in node.outputs():
             of = _averaged(output)
-            if of is None or _shape(of)[0] != 1 or _shape(of)[1] % CHANNELS:
+            if of is None or _shape(of)[0] != 1 or _shape(of)[1] % CHANNELS or _ambiguous(_shape(of)):
                 continue
             if _name(of) == "Multiply" and _same(_input(of, 0), _input(of, 1)):
                 variances.append((_input(of, 0), output))
@@ -312,6 +316,8 @@ def _fits(node: Any) -> bool:
         and set(found["strides"]) == set(found["dilations"]) == {1}
         and (found["auto_pad"].startswith("same") or set(found["pads_begin"]) == set(found["pads_end"]) == {1})
         and fits(shape[2:], kernel.shape)
+        and not _ambiguous(shape)
+        and not _ambiguous([1, kernel.shape[0], *shape[2:]])
     )
 
 
