@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from omlab.running import Run, prepare_folder
 from omlab.vocabulary import Kind
 
 if TYPE_CHECKING:
+    from omlab.cases import Case
     from omlab.results import Result
 
 #: What an evaluation with a folder leaves there beside its report: what was run, and the answers.
@@ -176,7 +178,9 @@ class _Cases:
                 reference = item.truth()
                 if reference is None:
                     continue
-                prediction = self._answer(item)
+                # Read once: the model looks at it, and maybe the evaluator's pictures.
+                scan = cache(item.case)
+                prediction = self._answer(item, scan)
             except Cancelled:
                 raise
             except OmlabError as error:
@@ -187,7 +191,10 @@ class _Cases:
                 self._failed(item, "defect", what, "This is a defect of the plugin or of omlab", error)
                 continue
             self.scored += 1
-            yield Pair(name=item.name, prediction=prediction, reference=reference)
+            yield Pair(
+                name=item.name, prediction=prediction, reference=reference, scan=scan,
+                refused=partial(self._refused, item),
+            )  # fmt: skip
 
     def engines(self) -> dict[str, Any]:
         """Graph -> what ran, also where all answers were there already."""
@@ -196,7 +203,11 @@ class _Cases:
     def _failed(self, item: Item, code: str, cause: str, remedy: str, error: Exception) -> None:
         self.failures.append(Run(item.name, "failed", code=code, cause=cause, remedy=remedy, error=error))
 
-    def _answer(self, item: Item) -> Result:
+    def _refused(self, item: Item, error: OmlabError) -> None:
+        self.scored -= 1
+        self._failed(item, error.code, error.message, error.remedy or "", error)
+
+    def _answer(self, item: Item, scan: Callable[[], Case]) -> Result:
         path = self._place(item)
         state = stamp(item.files)
         if path is not None and path.is_file():
@@ -207,9 +218,7 @@ class _Cases:
         prompts = item.asked() if self._loaded.card.prompts else None
         known = {option.name.replace("-", "_") for option in self._loaded.card.options}
         own = {key: value for key, value in item.options.items() if key.replace("-", "_") in known}
-        result = self._loaded.run(
-            item.case(), prompts=prompts, options={**own, **self._options}, cancel=self._cancel
-        ).result
+        result = self._loaded.run(scan(), prompts=prompts, options={**own, **self._options}, cancel=self._cancel).result
         if path is not None:
             from omlab.results.keeping import keep
 

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from omlab.cards import EvaluatorCard
+from omlab.errors import OmlabError
 
 if TYPE_CHECKING:
+    from omlab.cases import Case
     from omlab.report import Report
     from omlab.results import Result
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Pair:
-    """A prediction beside its reference."""
+    """A prediction beside its reference.
+
+    Attributes
+    ----------
+    scan : reads what the model looked at, for pictures; ``None`` where only answers are there.
+    refused : is told why this pair cannot be scored, so that the others still are; ``None`` where nobody listens.
+    """
 
     name: str
     prediction: Result
     reference: Result
+    scan: Callable[[], Case] | None = None
+    refused: Callable[[OmlabError], None] | None = None
+
+    def refuse(self, error: OmlabError) -> None:
+        """Leave this pair out because of ``error``; raises it where nobody listens."""
+        if self.refused is None:
+            raise error
+        self.refused(error)
 
 
 class Evaluator:

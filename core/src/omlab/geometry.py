@@ -91,6 +91,27 @@ class Geometry:
         corners = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]) * (np.array(self.shape) - 1)
         return bool(np.abs(self.to_world(corners) - other.to_world(corners)).max() <= tolerance_mm)
 
+    def difference(self, other: Geometry, this: str = "one", that: str = "the other") -> str:
+        """In what two grids differ, in one line: in shape, else in spacing, orientation, or place.
+
+        Parameters
+        ----------
+        this, that : what the line calls this grid and the other.
+        """
+        if self.shape != other.shape:
+            shapes = [" x ".join(map(str, grid.shape)) for grid in (self, other)]
+            return f"{this} has {shapes[0]} voxels, {that} {shapes[1]}"
+        if not np.allclose(self.spacing_mm, other.spacing_mm, atol=1e-3):
+            spacings = [" x ".join(f"{s:.4g}" for s in grid.spacing_mm) for grid in (self, other)]
+            return f"{this} has a spacing of {spacings[0]} mm, {that} {spacings[1]} mm"
+        if self.orientation != other.orientation:
+            return f"{this} is {self.orientation}, {that} {other.orientation}"
+        corners = np.array([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]) * (np.array(self.shape) - 1)
+        apart = np.linalg.norm(self.to_world(corners) - other.to_world(corners), axis=1)
+        if np.ptp(apart) > 0.01 * apart.max():
+            return f"{this} is turned or stretched: corners lie up to {apart.max():.3g} mm beside those of {that}"
+        return f"{this} lies {apart.max():.3g} mm beside {that}"
+
 
 @attrs.frozen(eq=False)
 class Turn:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import omlab
+from omlab.cases import Image, Volume
 from omlab.errors import InputError, UsageError
 from omlab.evaluator import Pair
 from omlab.geometry import Geometry, Turn
@@ -150,3 +151,133 @@ def test_the_worst_structures_are_drawn_as_the_patient_lies(evaluator: Segmentat
     assert (right == extra).all(-1).any()
     perfect = evaluator.score([Pair(name="case", prediction=b, reference=b)], _options(evaluator))
     assert perfect.illustration is None
+
+
+def _volume(voxels: np.ndarray, geometry: Geometry) -> Volume:
+    return Volume(name="case", voxels=voxels, geometry=geometry, modality="MR")
+
+
+def test_outlines_lie_over_the_scan_however_it_is_stored(evaluator: SegmentationEvaluator) -> None:
+    """The scan under the outlines is that of the case, in the patient's orientation; of another grid it is left out."""
+    shape = (40, 36, 8)
+    affine = np.diag([2.0, 2.0, 5.0, 1.0])
+    prediction, reference = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    reference[10:20, 12:20, 3:5] = 1
+    prediction[12:20, 12:20, 3:5] = 1
+    voxels = np.zeros(shape, np.int16)
+    voxels[10:20, 12:20, 3:5] = 100  # the structure is bright
+    voxels[0, 0, :] = 100  # and so is a corner of the patient: right, posterior in RAS is left, posterior here
+    pictures = []
+    for mask_order, scan_order in (("RAS", "RAS"), ("PIL", "LPS"), ("LPS", "SAR")):
+        turns = [Turn.to(Geometry(shape, affine), order) for order in (mask_order, scan_order)]
+        a, b = (
+            Segmentation(labels=np.ascontiguousarray(turns[0].apply(m)), structures=(LIVER,), geometry=turns[0].target)
+            for m in (prediction, reference)
+        )
+        case = _volume(turns[1].apply(voxels), turns[1].target)
+        report = evaluator.score(
+            [Pair(name="case", prediction=a, reference=b, scan=lambda case=case: case)], _options(evaluator)
+        )
+        pictures.append(np.asarray(report.illustration("title")))
+    assert np.array_equal(pictures[0], pictures[1])
+    assert np.array_equal(pictures[0], pictures[2])
+    panel = pictures[0][84:320, 24:260].astype(int)
+    grey = panel.max(axis=-1) - panel.min(axis=-1) < 12
+    assert (grey & (panel.mean(axis=-1) > 240)).sum() > 2000  # the bright structure, under no colour
+    blue, orange = panel[..., 2] - panel[..., 0] > 60, panel[..., 0] - panel[..., 2] > 60
+    # 10 voxels of 2 mm wide in 64 mm, the missed ones on the patient's left side as radiologists look at it: the right.
+    columns = [np.flatnonzero(found.any(axis=0)) for found in (blue, orange)]
+    assert columns[0].max() > columns[1].max() + 10 and abs(columns[0].min() - columns[1].min()) < 6
+    elsewhere = Geometry(shape, affine + np.eye(4, k=3) * 7)
+    report = evaluator.score(
+        [Pair(name="case", prediction=a, reference=b, scan=lambda: _volume(voxels, elsewhere))], _options(evaluator)
+    )
+    masks_alone = np.asarray(report.illustration("title"))
+    assert (masks_alone[84:320, 24:260] == (150, 150, 156)).all(-1).any()
+
+
+def test_outlines_over_an_image(evaluator: SegmentationEvaluator) -> None:
+    mask = np.zeros((90, 120), np.uint8)
+    mask[20:60, 30:80] = 1
+    pixels = np.full((90, 120, 3), (20, 160, 60), np.uint8)
+    pairs = [
+        Pair(
+            name="image", prediction=Segmentation(labels=np.roll(mask, 5, 1), structures=(LIVER,)),
+            reference=Segmentation(labels=mask, structures=(LIVER,)), scan=lambda: Image(name="image", pixels=pixels),
+        )
+    ]  # fmt: skip
+    shown = np.asarray(evaluator.score(pairs, _options(evaluator)).illustration("title"))[84:320, 24:260]
+    assert (shown == (20, 160, 60)).all(-1).mean() > 0.4
+    assert (shown == (20, 160, 60)).all(-1)[118, 118]
+
+
+def test_a_case_that_does_not_fit_is_left_out_where_somebody_is_told(evaluator: SegmentationEvaluator) -> None:
+    turned = AFFINE.copy()
+    turned[:2, :2] = [[0.8, -1.2], [0.6, 1.6]]
+    other = _box(2, 6, geometry=Geometry(GEOMETRY.shape, turned))
+    told: list[str] = []
+    pairs = [
+        Pair(name="bad", prediction=other, reference=_box(2, 6), refused=lambda error: told.append(error.message)),
+        Pair(name="good", prediction=_box(2, 6), reference=_box(2, 6)),
+    ]
+    report = evaluator.score(pairs, _options(evaluator))
+    assert {row["case"] for row in report.cases} == {"good"}
+    assert len(told) == 1 and "the prediction is turned or stretched: corners lie up to" in told[0]
+    with pytest.raises(InputError, match="different grids: the prediction is turned"):
+        evaluator.score([Pair(name="bad", prediction=other, reference=_box(2, 6))], _options(evaluator))
+
+
+def test_the_difference_of_grids_is_told(evaluator: SegmentationEvaluator, tmp_path: Path) -> None:
+    reference = _save(tmp_path, "b.nii.gz", _box(3, 7))
+    shifted, wider = AFFINE.copy(), AFFINE.copy()
+    shifted[0, 3], wider[2, 2] = 0.5, 4.0
+    for geometry, told in (
+        (Geometry(GEOMETRY.shape, shifted), "the prediction lies 0.5 mm beside the reference"),
+        (Geometry(GEOMETRY.shape, wider), "the prediction has a spacing of 1 x 2 x 4 mm, the reference 1 x 2 x 3 mm"),
+        (Geometry((9, 9, 8), AFFINE), "the prediction has 9 x 9 x 8 voxels, the reference 10 x 9 x 8"),
+    ):
+        with pytest.raises(InputError, match=told):
+            evaluator.score_files([_save(tmp_path, "a.nii.gz", _box(2, 6, geometry=geometry)), reference], {
+                **_options(evaluator)
+            })  # fmt: skip
+
+
+def test_a_tolerance_of_one_voxel_holds_one_voxel(evaluator: SegmentationEvaluator, tmp_path: Path) -> None:
+    """A file holds 0.8 mm as 0.800000012; a surface one voxel off is within 0.8 mm all the same."""
+    geometry = Geometry((20, 20, 20), np.diag([0.8, 0.8, 3.0, 1.0]))
+    labels = np.zeros(geometry.shape, np.uint8)
+    labels[5:12, 5:12, 5:12] = 1
+    files = [
+        _save(tmp_path, name, Segmentation(labels=given, structures=(), geometry=geometry))
+        for name, given in (("a.nii.gz", np.roll(labels, 1, 0)), ("b.nii.gz", labels))
+    ]
+    report = evaluator.score_files(files, _options(evaluator, tolerance_mm=0.8))
+    assert report.summary["label 1/nsd"].value == 1.0
+    assert report.summary["label 1/hd95_mm"].value == 0.8
+
+
+def test_files_without_names_and_without_voxels_follow_the_rule(
+    evaluator: SegmentationEvaluator, tmp_path: Path
+) -> None:
+    empty = Segmentation(labels=np.zeros(GEOMETRY.shape, np.uint8), structures=(), geometry=GEOMETRY)
+    full = Segmentation(labels=_box(2, 6).labels, structures=(), geometry=GEOMETRY)
+    for folder in ("p", "r"):
+        _save(tmp_path / folder, "healthy.nii.gz", empty)
+        _save(tmp_path / folder, "ill.nii.gz", full)
+    folders = [tmp_path / "p", tmp_path / "r"]
+    report = evaluator.score_files(folders, _options(evaluator))
+    assert report.summary["label 1/dice"].n == 1 and len(report.cases) == 2
+    assert np.isnan(next(row["dice"] for row in report.cases if row["case"] == "healthy"))
+    assert evaluator.score_files(folders, _options(evaluator, both_empty="one")).summary["label 1/dice"].n == 2
+    alone = evaluator.score_files([f / "healthy.nii.gz" for f in folders], _options(evaluator))
+    assert alone.summary["label 1/dice"].value is None and alone.summary["label 1/dice"].undefined
+    _save(tmp_path / "p", "ill.nii.gz", empty)
+    (tmp_path / "p" / "healthy.nii.gz").unlink(), (tmp_path / "r" / "healthy.nii.gz").unlink()
+    for number in range(2):
+        for folder in ("p", "r"):
+            _save(tmp_path / folder, f"more{number}.nii.gz", full)
+    report = evaluator.score_files(folders, _options(evaluator))
+    assert report.summary["label 1/hd95_mm"].value == np.inf
+    assert any("one side is empty in 1 of 3 cases" in text and "it is 0 mm" in text for text in report.warnings)
+    _save(tmp_path / "p", "ill.nii.gz", Segmentation(labels=full.labels * 255, structures=(), geometry=GEOMETRY))
+    assert any("use --binary" in text for text in evaluator.score_files(folders, _options(evaluator)).warnings)

@@ -273,30 +273,13 @@ def _read(item: Item, problems: _Collected, seen: dict[str, set[int]]) -> None:
     seen.setdefault(item.split, set()).update(value for value, count in truth.counts().items() if count)
     if isinstance(case, Volume) and truth.geometry is not None:
         if not case.geometry.same_grid(truth.geometry):
-            problems.found("grid", item.name, difference(case.geometry, truth.geometry))
+            problems.found("grid", item.name, truth.geometry.difference(case.geometry, "the reference", "the scan"))
     elif isinstance(case, Image) and tuple(truth.labels.shape) != tuple(case.pixels.shape[:2]):
         rows, columns = case.pixels.shape[:2]
         problems.found(
             "grid", item.name,
             f"the reference has {' x '.join(map(str, truth.labels.shape))} pixels, the image {rows} x {columns}",
         )  # fmt: skip
-
-
-def difference(case: Any, truth: Any) -> str:
-    """In what two grids differ, in one line."""
-    if case.shape != truth.shape:
-        shapes = (" x ".join(map(str, grid.shape)) for grid in (truth, case))
-        return "the reference has {} voxels, the scan {}".format(*shapes)
-    import numpy as np
-
-    if not np.allclose(case.spacing_mm, truth.spacing_mm, atol=1e-3):
-        spacings = (" x ".join(f"{s:.4g}" for s in grid.spacing_mm) for grid in (truth, case))
-        return "the reference has a spacing of {} mm, the scan {} mm".format(*spacings)
-    if case.orientation != truth.orientation:
-        return f"the reference is {truth.orientation}, the scan {case.orientation}"
-    ends = np.array([[0, 0, 0], np.array(case.shape) - 1])
-    apart = float(np.abs(case.to_world(ends) - truth.to_world(ends)).max())
-    return f"the reference lies {apart:.3g} mm beside the scan"
 
 
 def _extra(root: Path, used: dict[str, set[str]], problems: _Collected) -> None:

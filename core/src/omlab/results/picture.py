@@ -103,7 +103,7 @@ def thumbnail(case: Case, truth: Result | None, side: int) -> Pillow.Image | Non
         voxels = turn.apply(case.voxels)
         turned = turn.apply(labels) if labels is not None and labels.shape == case.voxels.shape else None
         level = _centre(turned)[2] if turned is not None else voxels.shape[2] // 2
-        picture = _grey(_cut(voxels, 2, level), *_window(case))
+        picture = _grey(_cut(voxels, 2, level), *window(case))
         labels = _cut(turned, 2, level) if turned is not None else None
         across, down = turn.target.spacing_mm[:2]
         extent: tuple[float, float] = (picture.width * across, picture.height * down)
@@ -135,7 +135,7 @@ def _volume(result: Segmentation, case: Volume, title: str, prompts: Prompts | N
     turn = Turn.to(case.geometry, "RAS")
     voxels, labels = turn.apply(case.voxels), turn.apply(result.labels)
     spacing = turn.target.spacing_mm
-    low, high = _window(case)
+    low, high = window(case)
     centre = _centre(labels)
     extent = [n * s for n, s in zip(voxels.shape, spacing, strict=True)]
     scale = SIDE / max(extent)
@@ -290,7 +290,7 @@ def _classes(result: Classification, case: Image, title: str) -> Pillow.Image:
     return sheet
 
 
-def _window(case: Volume) -> tuple[float, float]:
+def window(case: Volume) -> tuple[float, float]:
     """Darkest and brightest value shown: the soft-tissue window for CT, robust percentiles of the content else."""
     sample = case.voxels[tuple(slice(None, None, max(1, n // 64)) for n in case.voxels.shape)]
     if case.modality == "CT" or (not case.modality and sample.min(initial=0) < -500):
