@@ -365,6 +365,23 @@ def test_a_prompt_file_for_many_cases(pointer, tmp_path, capsys) -> None:
     assert (a["status"], b["status"], c["status"]) == ("skipped", "done", "failed")  # a's prompts are what they were
 
 
+def test_a_box_that_is_none_fails_its_case_alone(pointer, tmp_path, capsys) -> None:
+    images = [_picture(tmp_path / f"{name}.png") for name in "ab"]
+    good, reversed_box = {"points": [[3, 4]]}, {"boxes": [[9, 4, 3, 8]]}
+    for others in ([], [good]):
+        table = {"objects": others, "cases": {"a": [good], "b": [reversed_box]}}
+        (tmp_path / "p.json").write_text(json.dumps(table))
+        arguments = ["run", "pointer", *map(str, images), "--prompts", str(tmp_path / "p.json"), "--json"]
+        assert main([*arguments, "-o", str(tmp_path / "out")]) == 1
+        rows = json.loads(capsys.readouterr().out)["cases"]
+        assert [row["status"] for row in rows] == ["done", "failed"]
+        assert "cases 'b'[0]: boxes[0]: its second corner must lie beyond the first along x" in rows[1]["cause"]
+    joined = from_json({"cases": {"a": [good], "b": [reversed_box]}}).joined(make(point=(1, 2)))
+    with pytest.raises(InputError, match="beyond the first along x"):
+        joined.for_case("b.png", "b")
+    assert len(joined.for_case("a").objects) == 2
+
+
 def test_prompts_that_fit_no_case_are_wrong_usage(pointer, install_plugin, tmp_path, capsys) -> None:
     install_plugin("deaf", code=POINTER, manifest=POINTER_MANIFEST.replace('"pointer"', '"deaf"').replace(
         'prompts = ["point", "mask"]\n', ""))  # fmt: skip

@@ -14,6 +14,7 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from omlab.cards import Asset  # noqa: E402
+from omlab.errors import InputError, UsageError  # noqa: E402
 from omlab.loading import EngineChoice, LoadedModel  # noqa: E402
 from omlab.plugins import Registry  # noqa: E402
 from omlab.running import run  # noqa: E402
@@ -115,7 +116,6 @@ def test_mutants_are_scored_by_the_published_rule(load_small, tmp_path: Path) ->
         ("M1A:A99C", "position 99 is behind the end, the sequence has 76"),
         ("M1A:M1C", "position 1 is changed twice"),
         ("M1J", "'J' is no residue"),
-        ("m1x7", "line 2: 'm1x7' is no substitution"),
     ],
 )
 def test_mutants_that_do_not_fit(load_small, tmp_path: Path, text: str, message: str) -> None:
@@ -125,6 +125,51 @@ def test_mutants_that_do_not_fit(load_small, tmp_path: Path, text: str, message:
     (row,) = run(load_small(), [fasta], tmp_path / "out", options={"mutants": table})
     assert row.code == "input"
     assert message in row.cause
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"mutant\nm1x7\n", "line 2: 'm1x7' is no substitution"),
+        (b"mutant\n\xff\n", "is no UTF-8 text, byte 7 cannot be read"),
+        (b" \n", "is empty, a table of mutants was expected"),
+        (b"mutant\n", "holds no mutant"),
+        (b"a,b\n1,2\n", "has no column 'mutant', it has a, b"),
+        (None, "does not exist, a table of mutants was expected"),
+    ],
+)
+def test_a_table_that_is_none_is_told_once(load_small, tmp_path: Path, content: bytes | None, message: str) -> None:
+    fasta, table = tmp_path / "p.fasta", tmp_path / "m.csv"
+    fasta.write_text(f">ubi\n{UBIQUITIN}\n")
+    if content is not None:
+        table.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        list(run(load_small(), [fasta], tmp_path / "out", options={"mutants": table}))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mutants": "m.csv", "saturate": True}, "are two questions"),
+        ({"saturate": True, "give": "embedding"}, "--give embedding asks for something else"),
+        ({"max_length": 0}, "--max-length is 1 or more"),
+    ],
+)
+def test_options_that_exclude_each_other_are_wrong_usage(load_small, tmp_path: Path, options, message) -> None:
+    (tmp_path / "p.fasta").write_text(f">ubi\n{UBIQUITIN}\n")
+    with pytest.raises(UsageError, match=message):
+        list(run(load_small(), [tmp_path / "p.fasta"], tmp_path / "out", options=options))
+
+
+def test_a_table_that_changes_is_read_again(load_small, tmp_path: Path) -> None:
+    fasta, table = tmp_path / "p.fasta", tmp_path / "m.csv"
+    fasta.write_text(f">ubi\n{UBIQUITIN}\n")
+    loaded = load_small()
+    for mutant in ("M1A", "Q2C:I3L"):
+        table.write_text(f"mutant\n{mutant}\n")
+        list(run(loaded, [fasta], tmp_path / "out", options={"mutants": table}))
+        assert [row["mutant"] for row in _rows(tmp_path / "out/ubi/scores.csv")] == [mutant]
 
 
 def test_embeddings(load_small, tmp_path: Path) -> None:

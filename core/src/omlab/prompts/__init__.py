@@ -20,8 +20,9 @@ where or what it is. As JSON::
     Micrometres from the upper left corner of a whole slide, (x, y). Its ``grid`` are pixels of level 0.
 
 ``point-labels`` are 1 for "this belongs to it" (the default) and 0 for "this does not". A box is its two opposite
-corners. ``cases`` holds objects for single cases by their name, which are added to those for all. Files of masks are
-found relative to the JSON file.
+corners, the lesser one first where ``space`` is ``grid``. ``cases`` holds objects for single cases by their name, which
+are added to those for all; what is wrong with them is told of that case, and the others go on. Files of masks are found
+relative to the JSON file.
 """
 
 from __future__ import annotations

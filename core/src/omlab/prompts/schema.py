@@ -65,7 +65,8 @@ def from_json(data: Any, *, where: str = "prompts", folder: Path | None = None) 
     Raises
     ------
     InputError
-        Something is not as the schema has it; the message names the place.
+        Something is not as the schema has it; the message names the place. What is wrong with the objects of a single
+        case is raised when that case asks for them, so that the others go on.
     """
     folder = folder or Path()
     table = {"objects": data} if isinstance(data, list) else data
@@ -77,15 +78,19 @@ def from_json(data: Any, *, where: str = "prompts", folder: Path | None = None) 
     if not isinstance(cases, Mapping):
         raise InputError(f"{where}: 'cases' maps names to lists of objects, found {_short(cases)}")
     objects = _objects(table.get("objects", []), f"{where}: objects", folder, space)
-    own = {
-        str(name): _objects(
-            value.get("objects", []) if isinstance(value, Mapping) else value, f"{where}: cases '{name}'", folder, space
-        )
-        for name, value in cases.items()
-    }
+    own: dict[str, tuple[Object, ...]] = {}
+    failures: dict[str, InputError] = {}
+    for name, value in cases.items():
+        items = value.get("objects", []) if isinstance(value, Mapping) else value
+        try:
+            own[str(name)] = _objects(items, f"{where}: cases '{name}'", folder, space)
+        except InputError as error:
+            failures[str(name)] = error
     if not objects and not any(own.values()):
+        for error in failures.values():
+            raise error
         raise InputError(f"{where}: holds no object", remedy="Give at least one in 'objects' or 'cases'")
-    return Prompts(objects=objects, cases=own)
+    return Prompts(objects=objects, cases=own, failures=failures)
 
 
 def _objects(data: Any, where: str, folder: Path, space: str) -> tuple[Object, ...]:

@@ -98,10 +98,12 @@ class Prompts:
     ----------
     objects : for every case.
     cases : case name -> objects for that case alone.
+    failures : case name -> why what a file asks of that case makes no sense.
     """
 
     objects: tuple[Object, ...] = attrs.field(default=(), converter=tuple)
     cases: Mapping[str, tuple[Object, ...]] = attrs.field(factory=dict)
+    failures: Mapping[str, InputError] = attrs.field(factory=dict)
 
     @property
     def kinds(self) -> frozenset[Kind]:
@@ -120,7 +122,9 @@ class Prompts:
             name: _merged((*self.cases.get(name, ()), *other.cases.get(name, ())))
             for name in {**self.cases, **other.cases}
         }
-        return Prompts(objects=_merged((*self.objects, *other.objects)), cases=cases)
+        return Prompts(
+            objects=_merged((*self.objects, *other.objects)), cases=cases, failures={**other.failures, **self.failures}
+        )
 
     def demand(self, accepted: Collection[Kind], model: str) -> None:
         """Raise :class:`omlab.errors.UsageError` for a kind of prompt that ``model`` does not take."""
@@ -135,8 +139,11 @@ class Prompts:
         Raises
         ------
         InputError
-            No object is for it.
+            No object is for it, or those for it make no sense.
         """
+        for name in names:
+            if name in self.failures:
+                raise self.failures[name]
         own = next((self.cases[name] for name in names if name in self.cases), ())
         if not self.objects and not own:
             known = ", ".join(list(self.cases)[:4]) or "none"
@@ -153,7 +160,7 @@ class Prompts:
         ------
         InputError
             Wrong number of coordinates, a place outside of the case, a mask on another grid, millimetres for a case
-            that does not lie in a patient, or no objects for this case.
+            that does not lie in a patient, or no objects for this case, or such that make no sense.
         """
         from omlab.prompts.placing import place
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from omlab.cards import Variant
 from omlab.cases import Case, Sequence
 from omlab.errors import InputError, UsageError, require
+from omlab.files import stamp
 from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.model import Context, Model
+from omlab.prompts import Prompts
 from omlab.results import Embedding, Result, Scores
 from omlab_prime import mutants
 from omlab_prime.vocabulary import AMINO_ACIDS, ID, batch, encode
@@ -95,6 +98,19 @@ class Prime(Model):
             ids, mask = batch(chosen)
             yield {"ids": ids, "mask": mask}
 
+    def validate(self, options: Mapping[str, Any], prompts: Prompts | None) -> None:
+        """Raises :class:`omlab.errors.UsageError` for options that exclude each other, and
+        :class:`omlab.errors.InputError` for a table of mutants that is none."""
+        give, path = options["give"], options["mutants"]
+        if path is not None and options["saturate"]:
+            raise UsageError("--mutants and --saturate are two questions", remedy="Ask one of them")
+        if give not in ("auto", "scores") and (path is not None or options["saturate"]):
+            raise UsageError(f"mutants are scored, and --give {give} asks for something else", remedy="Leave it out")
+        if options["max_length"] < 1:
+            raise UsageError(f"--max-length is 1 or more, found {options['max_length']}")
+        if path is not None:
+            _table(Path(path))
+
     def predict(self, case: Case, context: Context) -> Result:
         """Temperature, scores of mutants, or embedding of a protein, by the option ``give``.
 
@@ -108,12 +124,10 @@ class Prime(Model):
         if not isinstance(case, Sequence):
             raise InputError(f"{case.name}: prime takes a protein sequence, found {case.kind}")
         options, names = context.options, _outputs(context.variant)
-        scores = bool(options["mutants"] or options["saturate"])
         give = options["give"]
         if give == "auto":
-            give = "scores" if scores or "temperature" not in names else "temperature"
-        elif scores and give != "scores":
-            raise UsageError(f"mutants are scored, and --give {give} asks for something else", remedy="Leave it out")
+            asked = options["mutants"] or options["saturate"]
+            give = "scores" if asked or "temperature" not in names else "temperature"
         needed = {"scores": "logits", "temperature": "temperature", "embedding": "hidden"}[give]
         if needed not in names:
             raise UsageError(
@@ -147,11 +161,9 @@ class Prime(Model):
             return engine({"ids": ids, "mask": mask})
 
     def _scores(self, case: Sequence, context: Context, legacy: bool) -> Scores:
-        if context.options["mutants"] is None or context.options["saturate"]:
-            if context.options["mutants"] is not None:
-                raise UsageError("--mutants and --saturate are two questions", remedy="Ask one of them")
+        if context.options["mutants"] is None:
             return self._saturated(case, context)
-        table = mutants.read(Path(context.options["mutants"]))
+        table = _table(Path(context.options["mutants"]))
         mutants.demand(table, case.residues, case.name)
         first, last = 0, len(case.residues)
         if legacy:
@@ -192,6 +204,16 @@ def _outputs(variant: Variant) -> tuple[str, ...]:
     if variant.config["generation"] == "c":
         return ("logits", "hidden", "sequence", "temperature")
     return ("hidden", "sequence", "temperature") if variant.config["temperature"] else ("logits", "hidden")
+
+
+def _table(path: Path) -> mutants.Table:
+    """The mutants of a file, read once for all cases of a run."""
+    return _read_table(path, stamp([path]))
+
+
+@lru_cache(maxsize=1)
+def _read_table(path: Path, version: str) -> mutants.Table:
+    return mutants.read(path)
 
 
 def _word(kind: str) -> str:

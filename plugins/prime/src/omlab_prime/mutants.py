@@ -116,9 +116,13 @@ def read(path: Path) -> Table:
         text = path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path}: does not exist, a table of mutants was expected") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    head = text.splitlines()[0] if text.strip() else ""
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no UTF-8 text, byte {error.start} cannot be read") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if not text.strip():
+        raise InputError(f"{path}: is empty, a table of mutants was expected")
+    head = text.splitlines()[0]
     names = [name.strip() for name in next(csv.reader([head], delimiter=max(",\t;", key=head.count)), [])]
     if "mutant" in names:
         rows = csv.DictReader(io.StringIO(text), fieldnames=names, delimiter=max(",\t;", key=head.count))
