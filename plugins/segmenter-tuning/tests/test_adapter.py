@@ -83,6 +83,7 @@ def test_a_model_directory_learns_runs_and_learns_on(
     assert not list(out.rglob("*.npy"))
     model = omlab.load(out, registry=registry, engine="torch", precision="float32")
     assert [(label.value, label.name) for label in model.card.labels] == [(3, "ball")]
+    assert [label.name for label in model.variant.labels] == ["ball"]
     outcome = model.run(dataset / "imagesTr" / "case0_0000.nii.gz")
     assert outcome.result.labels.shape == (36, 34, 32)
     assert set(np.unique(outcome.result.labels)) <= {0, 1, 2, 3}
@@ -120,6 +121,12 @@ def test_the_same_scan_in_two_splits(registry: Registry, tmp_path: Path) -> None
 def test_options_out_of_range(registry: Registry, tmp_path: Path, name: str, value: float) -> None:
     with pytest.raises(UsageError, match=name):
         make(registry, raw(tmp_path / "d"), tmp_path / "out", **{name: value})
+
+
+def test_windows_that_do_not_fit_the_network(registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="sides are multiples of 16 x 16 x 32, found a patch of 33"):
+        make(registry, raw(tmp_path / "d"), tmp_path / "out", patch=33)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_without_a_recipe(registry: Registry, tmp_path: Path) -> None:

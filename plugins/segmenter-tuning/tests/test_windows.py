@@ -80,6 +80,22 @@ def test_image_and_labels_stay_together(tmp_path: Path) -> None:
     assert turned > 5
 
 
+def test_windows_of_an_image_turn_in_their_plane(tmp_path: Path) -> None:
+    """A bar of an image stays a bar, with its label, and is turned and scaled now and then."""
+    labels = np.zeros((1, 48, 60), np.int16)
+    labels[0, 20:28, 6:54] = 1
+    given = Scan.store("image", labels[None].astype(np.float32) * 100, labels, tmp_path / "image")
+    found = windows(tmp_path, scans=[given], patch=(1, 40, 40), augment="full", mirror=(1, 2))
+    sizes = set()
+    for seed in range(40):
+        window, truth = attrs.evolve(found, seed=seed).window(np.random.default_rng(seed), True)
+        assert window.shape == (1, 1, 40, 40) and truth.shape == (1, 40, 40)
+        inside, outside = window[0][truth > 0], window[0][truth == 0]
+        assert inside.mean() > outside.mean() + 20
+        sizes.add(int(truth.sum()))
+    assert len(sizes) > 5
+
+
 def test_a_scan_smaller_than_a_window_is_surrounded_by_nothing(tmp_path: Path) -> None:
     image = np.ones((1, 4, 5, 6), np.float32)
     labels = np.ones((4, 5, 6), np.int16)

@@ -1,12 +1,16 @@
-"""What a segmenter of volumes defines so that it can be fine-tuned on other structures."""
+"""What a segmenter defines so that it can be fine-tuned on other structures, and what such definitions share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import attrs
+
+from omlab.cases import Case, Volume
+from omlab.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,18 +18,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from omlab.cards import Variant
-    from omlab.cases import Volume
     from omlab.graphs import Graph
     from omlab.results import Segmentation
 
 
 @attrs.frozen(eq=False, kw_only=True)
 class Prepared:
-    """A scan as the network sees it.
+    """A scan, or an image, as the network sees it.
 
     Attributes
     ----------
-    image : [channels, z, y, x] float32.
+    image : [channels, z, y, x] float32; an image has one plane.
     labels : [z, y, x] int16 on the same grid, 0 for the background, -1 for what is to be ignored.
     """
 
@@ -44,8 +47,8 @@ class Recipe:
     state : the state dict to keep of the trained network is that of this module, with the names that
         :meth:`Tunable.tuned` takes.
     config : of the variant of the fine-tuned model.
-    patch : sides of a training window, (z, y, x).
-    prepare : (scan, reference or ``None``) to what the network sees.
+    patch : sides of a training window, (z, y, x); z is 1 for images.
+    prepare : (case of the kind ``takes``, reference) to what the network sees.
     loss : (outputs, [n, 1, z, y, x] int64) to a number.
     labels : outputs to labels [n, z, y, x].
     optimiser : (network, learning rate) to the optimiser.
@@ -54,13 +57,16 @@ class Recipe:
     clip : greatest norm of a gradient.
     epochs, batches, batch : length of the training and size of a batch, by the author.
     mirror : axes (0 z, 1 y, 2 x) that windows are mirrored along in training.
+    multiple : windows of other sides than ``patch`` have multiples of these; ``None`` where the network takes no
+        others.
+    takes : kind of case.
     """
 
     network: torch.nn.Module
     state: torch.nn.Module
     config: Mapping[str, Any]
     patch: tuple[int, int, int]
-    prepare: Callable[[Volume, Segmentation], Prepared]
+    prepare: Callable[[Any, Segmentation], Prepared]
     loss: Callable[[Any, torch.Tensor], torch.Tensor]
     labels: Callable[[Any], torch.Tensor]
     optimiser: Callable[[torch.nn.Module, float], torch.optim.Optimizer]
@@ -71,6 +77,8 @@ class Recipe:
     batches: int
     batch: int
     mirror: Sequence[int] = ()
+    multiple: tuple[int, int, int] | None = None
+    takes: type[Case] = Volume
 
 
 @runtime_checkable
@@ -92,8 +100,26 @@ class Tunable(Protocol):
         Parameters
         ----------
         state : trained weights to begin with in place of the variant's, of a network with other outputs.
-        changes : ``patch`` and ``spacing_mm``, (z, y, x), where the user wants others.
+        changes : ``spacing_mm``, (z, y, x), where the user wants another. Raise
+            :class:`omlab.errors.UsageError` where the network sees voxels as they are.
         """
 
     def tuned(self, graph: Graph, variant: Variant, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
         """The network of ``graph`` with the trained ``state``, for a variant of the ``config`` of the recipe."""
+
+
+@contextmanager
+def beginning(seed: int = 0) -> Iterator[None]:
+    """What begins at random inside is the same every time, and draws of others are as if it had not been made."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def check_grid(case: Volume, reference: Segmentation) -> None:
+    """Raise :class:`omlab.errors.InputError` for a reference that lies on another grid than its scan."""
+    if reference.geometry is None or not reference.geometry.same_grid(case.geometry):
+        where = "no grid" if reference.geometry is None else f"a grid of {reference.geometry.shape}"
+        raise InputError(f"{case.name}: its label map has {where}, the scan one of {case.geometry.shape}")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from omlab_sdk.training.deep_supervision import DeepSupervision
 
 #: Of the optimiser (Adam, amsgrad), and of the rate that falls when the training loss no longer does.
 RATE, WEIGHT_DECAY = 3e-4, 3e-5
 FACTOR, PATIENCE, THRESHOLD = 0.2, 30, 1e-3
 EPOCHS, BATCHES_AN_EPOCH, BATCH = 550, 250, 2
-SMOOTH, TINY = 1e-5, 1e-8
 #: How often a soft skeleton is thinned.
 ITERATIONS = 5
 
@@ -29,20 +28,6 @@ def plateau(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.Reduce
     )
 
 
-class DiceAndCrossEntropy(nn.Module):
-    """Cross-entropy minus the soft Dice of all classes but the background, counted over the whole batch."""
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """[batch, classes, z, y, x] and integers [batch, 1, z, y, x] to a number."""
-        target = target.long()
-        p = logits.softmax(dim=1)
-        truth = F.one_hot(target[:, 0], logits.shape[1]).movedim(-1, 1).to(p.dtype)
-        axes = (0, *range(2, logits.ndim))
-        hits = (p * truth).sum(dim=axes)
-        dice = (2 * hits + SMOOTH) / (p.sum(dim=axes) + truth.sum(dim=axes) + SMOOTH + TINY)
-        return F.cross_entropy(logits, target[:, 0]) - dice[1:].mean()
-
-
 class AxonObjective(nn.Module):
     """The training objective: a loss over every head of the network, each with the labels at its size.
 
@@ -55,35 +40,12 @@ class AxonObjective(nn.Module):
 
     def __init__(self, network: nn.Module, loss: nn.Module | None = None) -> None:
         super().__init__()
-        self.network, self.loss = network, loss or DiceAndCrossEntropy()
+        self.network, self.loss = network, DeepSupervision(loss)
 
     def forward(self, volumes: Tensor, labels: Tensor) -> Tensor:
         """Volumes [batch, 1, z, y, x] and labels [batch, 1, z, y, x] to the loss."""
-        return self.of(self.network(volumes), labels)
-
-    def of(self, heads: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
-        """The loss of what the network gave, finest first."""
-        given = [heads] if isinstance(heads, Tensor) else list(heads)
-        weights = [0.5**n for n in range(len(given))]
-        if len(given) > 1:
-            weights[-1] = 0.0
-        terms = [
-            weight / sum(weights) * self.loss(head, smaller(labels, head.shape[2:]))
-            for weight, head in zip(weights, given, strict=True)
-            if weight
-        ]
-        return torch.stack(terms).sum()
-
-
-def smaller(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """[batch, 1, z, y, x] labels at another size, by the nearest voxel as the resampling of scans has it."""
-    from omlab.inference.resampling import nearest
-
-    for axis, n in enumerate(size, start=2):
-        if labels.shape[axis] != n:
-            places = torch.from_numpy(nearest(labels.shape[axis], int(n))).to(labels.device)
-            labels = labels.index_select(axis, places)
-    return labels
+        loss: Tensor = self.loss(self.network(volumes), labels)
+        return loss
 
 
 def soft_skeleton(x: Tensor, iterations: int = ITERATIONS) -> Tensor:

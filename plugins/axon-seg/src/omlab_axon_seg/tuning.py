@@ -15,7 +15,9 @@ from omlab.errors import InputError, UsageError
 from omlab.results import Segmentation
 from omlab_axon_seg import checkpoint, losses
 from omlab_axon_seg.model import arguments, side_of
-from omlab_sdk.segmenters import Prepared, Recipe
+from omlab_sdk.segmenters import Prepared, Recipe, beginning
+from omlab_sdk.training.deep_supervision import DeepSupervision
+from omlab_sdk.training.rates import polynomial_rate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 def recipe(
     variant: Variant, files: Mapping[str, Path], outputs: int, *, state: Mapping[str, Tensor] | None = None,
-    patch: Sequence[int] | None = None, spacing_mm: Sequence[float] | None = None,
+    spacing_mm: Sequence[float] | None = None,
 ) -> Recipe:  # fmt: skip
     """The recipe of a variant: all weights of its file, or ``state``; at random without either.
 
@@ -33,7 +35,7 @@ def recipe(
     Raises
     ------
     omlab.errors.UsageError
-        There are other structures than axons, or another size of windows or voxels is asked for.
+        There are other structures than axons, or another size of voxels is asked for.
     """
     config = dict(variant.config)
     side = (side_of(variant),) * 3
@@ -41,10 +43,9 @@ def recipe(
         raise UsageError("the older network has no recipe", remedy="Take a variant with axial attention")
     if outputs != 2:
         raise UsageError(f"axon-seg tells axons from background, the dataset has {outputs - 1} structures")
-    if spacing_mm or (patch and tuple(patch) != side):
-        raise UsageError(f"the network takes windows of {side} voxels as they are, for its positions are learned")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    if spacing_mm:
+        raise UsageError("axon-seg sees voxels as they are, whatever their spacing")
+    with beginning():
         network: torch.nn.Module = checkpoint.build("axial", deep_supervision=True, **arguments(variant))
     if state is None and variant.weights:
         (asset,) = variant.weights
@@ -53,12 +54,12 @@ def recipe(
         from omlab_sdk.checkpoints import load_into
 
         load_into(network, state, name="the weights to begin with")
-    objective = losses.AxonObjective(network)
+    loss = DeepSupervision()
     return Recipe(
         network=network, state=network, config=config, patch=side, prepare=_prepared,
-        loss=lambda given, target: objective.of([head.float() for head in given], target),
+        loss=lambda given, target: loss([head.float() for head in given], target),
         labels=lambda given: given[0].argmax(1), optimiser=losses.optimiser,
-        schedule=lambda epoch, epochs, rate: float(rate * (1 - epoch / epochs) ** 0.9),
+        schedule=polynomial_rate,
         rate=losses.RATE, clip=12.0, epochs=losses.EPOCHS, batches=losses.BATCHES_AN_EPOCH, batch=losses.BATCH,
     )  # fmt: skip
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from omlab.adapter import TRAINING, Adapter
 from omlab.cards import ModelCard, Variant, as_table
-from omlab.cases import Volume
 from omlab.dataset import BoundDataset, Item
 from omlab.errors import Cancelled, InputError, OmlabError, UsageError, require
 from omlab.files import whole, write_text
@@ -70,7 +69,7 @@ class SegmenterTuning(Adapter):
         Raises
         ------
         UsageError
-            The base has no recipe, or an option is out of its range.
+            The base has no recipe, an option is out of its range, or the network takes no windows of that size.
         InputError
             There is no training case with a structure, or a case or its content is in two splits.
         omlab_sdk.training.TrainingError
@@ -91,6 +90,7 @@ class SegmenterTuning(Adapter):
             changes["spacing_mm"] = (options["spacing"],) * 3
         # The number of outputs is known after the references were read, how to read them does not depend on it.
         reader = base.model.recipe(base.variant, base.files, 2, **changes)
+        _patch(reader, options["patch"])  # what does not fit is told before every scan is prepared
         found = _gather(dataset, reader, folder / TRAINING, options, listener)
         outputs = max(label.value for label in found.structures) + 1
         recipe = base.model.recipe(base.variant, base.files, outputs, **changes)
@@ -104,6 +104,10 @@ class SegmenterTuning(Adapter):
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         history = list(fitted.history)
         best = history[fitted.best_epoch - 1]
+        labels = [
+            {"value": label.value, "name": label.name, "colour": "#{:02x}{:02x}{:02x}".format(*label.colour)}
+            for label in found.structures
+        ]
         report = {
             "history": history, "best_epoch": fitted.best_epoch, "steps": fitted.steps,
             "stopped_early": fitted.stopped_early, "remarks": list(found.remarks),
@@ -114,12 +118,8 @@ class SegmenterTuning(Adapter):
         return {
             "title": (base.card.title or base.card.name).removesuffix(_MADE) + _MADE,
             "summary": f"Segments {shown}",
-            "options": table.get("options", []), "variants": [{"name": "adapted", "config": dict(recipe.config)}],
-            "labels": [
-                {"value": label.value, "name": label.name, "colour": "#{:02x}{:02x}{:02x}".format(*label.colour)}
-                for label in found.structures
-            ],
-            "report": report,
+            "options": table.get("options", []), "labels": labels, "report": report,
+            "variants": [{"name": "adapted", "config": dict(recipe.config), "labels": labels}],
         }  # fmt: skip
 
     def model(self, card: ModelCard, base: Model, base_variant: Variant, folder: Path) -> Model:
@@ -230,8 +230,8 @@ class _Seen:
         row = self.rows.get(item.name)
         if row is None:
             case, reference = item.case(), item.truth()
-            if not isinstance(case, Volume):
-                raise InputError(f"{item.name}: is of kind {case.kind}, a volume was expected")
+            if not isinstance(case, recipe.takes):
+                raise InputError(f"{item.name}: is of kind {case.kind}, expected {recipe.takes.kind}")
             if not isinstance(reference, Segmentation):
                 raise InputError(f"{item.name}: has no label map")
             found = recipe.prepare(case, reference)
@@ -270,7 +270,7 @@ def _fit(
 
     epochs, batches = options["epochs"] or recipe.epochs, options["batches"] or recipe.batches
     batch, rate = options["batch"] or recipe.batch, options["lr"] or recipe.rate
-    patch = (options["patch"],) * 3 if options["patch"] else recipe.patch
+    patch = _patch(recipe, options["patch"])
     windows = Windows(
         scans=found.scans["train"], patch=patch, batch_size=batch, batches=batches, foreground=options["foreground"],
         augment=options["augment"], mirror=tuple(recipe.mirror), seed=options["seed"],
@@ -305,6 +305,25 @@ def _fit(
         "resumed_at": fitted.resumed_at,
     }  # fmt: skip
     return fitted, shown
+
+
+def _patch(recipe: Recipe, side: int) -> tuple[int, int, int]:
+    """Sides of the training windows. Raises :class:`UsageError` for what the network does not take."""
+    if not side:
+        return recipe.patch
+    found = tuple(side if n > 1 else 1 for n in recipe.patch)
+    own = " x ".join(map(str, recipe.patch))
+    if recipe.multiple is None and found != recipe.patch:
+        raise UsageError(
+            f"the network takes windows of {own}, found a patch of {side}", remedy="Leave the option 'patch' out"
+        )
+    if recipe.multiple is not None and any(n % m for n, m in zip(found, recipe.multiple, strict=True)):
+        raise UsageError(
+            f"the network takes windows whose sides are multiples of {' x '.join(map(str, recipe.multiple))}, found a "
+            f"patch of {side}",
+            remedy=f"Leave the option 'patch' out: {own}",
+        )
+    return found  # type: ignore[return-value]
 
 
 def _dice(recipe: Recipe, network: torch.nn.Module, windows: Windows) -> float:

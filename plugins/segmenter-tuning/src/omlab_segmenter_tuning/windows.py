@@ -1,5 +1,6 @@
-"""Windows of scans that a segmenter learns from, drawn and changed by chance as nnU-Net has it (Isensee et al.,
-Nature Methods 2021): a share of them over a structure; noise, blur, contrast, gamma, rotation, scale, mirroring."""
+"""Windows of scans and images that a segmenter learns from, drawn and changed by chance as nnU-Net has it (Isensee et
+al., Nature Methods 2021): a share of them over a structure; noise, blur, contrast, gamma, rotation, scale, mirroring.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +80,7 @@ class Windows:
     Attributes
     ----------
     scans : drawn evenly, with replacement.
-    patch : (z, y, x) of a window. Beyond a scan there is 0, and background.
+    patch : (z, y, x) of a window; z is 1 for images. Beyond a scan there is 0, and background.
     batch, batches : windows a batch, batches an epoch.
     foreground : share of windows that lie over a structure of their scan: the last ones of a batch, so that with two
         windows one of them is; a single one is by chance.
@@ -118,7 +119,7 @@ class Windows:
         """A window drawn by ``generator``; ``over`` a structure, if its scan has any."""
         scan = self.scans[int(generator.integers(len(self.scans)))]
         middle = _middle(scan, self.patch, generator, over)
-        matrix = _turn(generator) if self.augment == "full" else None
+        matrix = _turn(generator, flat=self.patch[0] == 1) if self.augment == "full" else None
         # A turned window looks at a wider block.
         reach = self.patch if matrix is None else _reach(self.patch, matrix)
         image, labels = _block(scan, middle, reach)
@@ -161,12 +162,12 @@ def _block(scan: Scan, middle: NDArray[np.int64], size: Sequence[int]) -> tuple[
     return image, labels
 
 
-def _turn(generator: Generator) -> NDArray[np.float64] | None:
+def _turn(generator: Generator, *, flat: bool) -> NDArray[np.float64] | None:
     """Rotation of up to 30 degrees an axis and a scale of 0.7 to 1.4, each with a chance of 0.2; [3, 3] from window to
-    scan, ``None`` for no change."""
+    scan, ``None`` for no change. ``flat`` windows turn in their plane."""
     matrix = np.eye(3)
     if generator.random() < 0.2:
-        for axis in range(3):
+        for axis in range(1 if flat else 3):
             angle = generator.uniform(-np.pi / 6, np.pi / 6)
             a, b = (d for d in range(3) if d != axis)
             turn = np.eye(3)
@@ -174,12 +175,15 @@ def _turn(generator: Generator) -> NDArray[np.float64] | None:
             matrix = matrix @ turn
     if generator.random() < 0.2:
         matrix = matrix * (generator.uniform(0.7, 1.0) if generator.random() < 0.5 else generator.uniform(1.0, 1.4))
+        if flat:
+            matrix[0, 0] = 1
     return None if np.array_equal(matrix, np.eye(3)) else matrix
 
 
 def _reach(patch: Sequence[int], matrix: NDArray[np.float64]) -> tuple[int, ...]:
-    """Sides of the block that the corners of a turned window lie in."""
-    return tuple(int(np.ceil(side)) + 2 for side in np.abs(matrix) @ np.asarray(patch, np.float64))
+    """Sides of the block that the corners of a turned window lie in; a plane stays one."""
+    sides = np.abs(matrix) @ np.asarray(patch, np.float64)
+    return tuple(int(np.ceil(side)) + 2 * (p > 1) for side, p in zip(sides, patch, strict=True))
 
 
 def _turned(

@@ -18,6 +18,7 @@ from omlab.inference.restoring import Late, label_map
 from omlab.inference.sliding import Network, Plane, plan, stream
 from omlab.inference.windows import gaussian, gaussian_lines, padding, window_starts
 from omlab_sdk.golden import Golden, GoldenError, seed_module
+from omlab_sdk.training.deep_supervision import DeepSupervision, DiceAndCrossEntropy, labels_at, output_weights
 from omlab_stunet import datasets, objective
 from omlab_stunet.network import STUNet
 from omlab_stunet.pipeline import prepare
@@ -340,10 +341,11 @@ def _loss(golden: Golden) -> Arrays:
     names = [name for name in meta["inputs"] if re.search(r"logits_\d+$", name)]
     outputs = [torch.from_numpy(golden.input(name)) for name in sorted(names, key=lambda n: int(n.rpartition("_")[2]))]
     outputs[0].requires_grad_()
-    targets = objective.downsampled(torch.from_numpy(golden.input("target").astype(np.int64)), meta["scales"])
-    loss = objective.DiceAndCrossEntropy(batch=meta.get("batch_dice", True))
-    weights = objective.output_weights(len(outputs))
-    total = objective.DeepSupervision(loss, weights)(outputs, targets)
+    target = torch.from_numpy(golden.input("target").astype(np.int64))
+    targets = [labels_at(target, output.shape[2:]) for output in outputs]
+    loss = DiceAndCrossEntropy(batch=meta.get("batch_dice", True))
+    weights = output_weights(len(outputs))
+    total = DeepSupervision(loss, weights)(outputs, target)
     total.backward()
     found: Arrays = {"total": total.detach().numpy(), "weights": np.array(weights)}
     assert outputs[0].grad is not None

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from omlab.cards import Variant
 from omlab.cases import Volume
-from omlab.errors import InputError
 from omlab.inference.resampling import resample_labels
 from omlab.results import Segmentation
-from omlab_sdk.segmenters import Prepared, Recipe
+from omlab_sdk.segmenters import Prepared, Recipe, beginning, check_grid
+from omlab_sdk.training.deep_supervision import DeepSupervision
 from omlab_stunet import checkpoint, objective
 from omlab_stunet.network import STUNet, initialise
 from omlab_stunet.pipeline import check, prepare
@@ -39,33 +39,30 @@ def recipe(
     network = STUNet(
         1, outputs, depth=plan.depth, dims=plan.dims, pool_op_kernel_sizes=plan.strides, enable_deep_supervision=True
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with beginning():
         initialise(network)
     if state is None and variant.weights:
         (asset,) = variant.weights
         state = checkpoint.read(files[asset.id], asset.key)
     if state is not None:
         checkpoint.transfer(network, state)
-    loss = objective.DeepSupervision()
-    scales = objective.output_scales(plan.strides)
+    loss = DeepSupervision()
     return Recipe(
         network=network, state=network, config=config, patch=cast(Any, plan.patch),
         prepare=lambda case, reference: _prepared(case, reference, plan),
-        loss=lambda given, target: loss([output.float() for output in given], objective.downsampled(target, scales)),
+        loss=lambda given, target: loss([output.float() for output in given], target),
         labels=lambda given: given[0].argmax(1), optimiser=objective.optimiser,
         schedule=objective.learning_rate,
         rate=objective.RATE if state is None else objective.FINE_TUNING_RATE, clip=objective.CLIP,
         epochs=objective.EPOCHS, batches=objective.BATCHES_AN_EPOCH, batch=BATCH, mirror=(0, 1, 2),
+        multiple=cast(Any, tuple(prod(s[axis] for s in plan.strides) for axis in range(3))),
     )  # fmt: skip
 
 
 def _prepared(case: Volume, reference: Segmentation, plan: Plan) -> Prepared:
     """Raises :class:`InputError` for a reference on another grid, and what preparing a scan does."""
     check(case)
-    if reference.geometry is None or not reference.geometry.same_grid(case.geometry):
-        where = "no grid" if reference.geometry is None else f"a grid of {reference.geometry.shape}"
-        raise InputError(f"{case.name}: its label map has {where}, the scan one of {case.geometry.shape}")
+    check_grid(case, reference)
     turn = case.geometry.canonical()
     found = prepare(turn.apply(case.voxels).T, turn.target.spacing_mm[::-1], plan, case.name)
     labels = turn.apply(reference.labels).T[found.box].astype(np.int16)

@@ -27,6 +27,11 @@ def learning_rate(epoch: float, *, lr: float, min_lr: float, warmup_epochs: floa
     return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
+def polynomial_rate(epoch: float, epochs: float, initial: float, exponent: float = 0.9) -> float:
+    """Down from ``initial`` to nothing as a power of what is left of ``epochs``: nnU-Net's schedule, and others'."""
+    return float(initial * max(0.0, 1 - epoch / epochs) ** exponent)
+
+
 def layer_of(name: str, depth: int) -> int:
     """Layer of a parameter of a transformer of ``depth`` blocks, wherever in a larger network it is: 0 for tokens and
     embedding, i + 1 for block i, depth + 1 for what comes after."""
@@ -52,13 +57,15 @@ def parameter_groups(
     layer_decay: float = 1.0,
     undecayed: Collection[str] = UNDECAYED,
     layer: Callable[[str, int], int] = layer_of,
+    depth: int | None = None,
 ) -> list[dict[str, Any]]:
     """Groups of the parameters that learn, one a layer and decay, with ``names``, ``weight_decay`` and
     ``lr_scale = layer_decay^(layers - layer)``.
 
     Biases, one-dimensional parameters and those of which the last part of the name is ``undecayed`` are not decayed.
+    ``depth`` is the number of blocks, counted if not told.
     """
-    depth = depth_of(network)
+    depth = depth_of(network) if depth is None else depth
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
