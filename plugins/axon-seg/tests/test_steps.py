@@ -361,8 +361,10 @@ def test_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     weights = seed_module(GenericUNet(**SMALL)).state_dict()
     torch.save(weights, path)
     recipe = behind.recipe(variant, {"net": path}, 2)
-    assert recipe.patch == (16, 16, 16) and recipe.multiple is None and torch.equal(
-        recipe.network.state_dict()["tu.0.weight"], weights["tu.0.weight"]
+    assert (
+        recipe.patch == (16, 16, 16)
+        and recipe.multiple is None
+        and torch.equal(recipe.network.state_dict()["tu.0.weight"], weights["tu.0.weight"])
     )
     geometry = Geometry((20, 18, 16), np.eye(4))
     case = Volume(name="cube", voxels=np.random.default_rng(0).random((20, 18, 16)) * 9, geometry=geometry)

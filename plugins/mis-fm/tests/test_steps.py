@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
-from omlab_mis_fm import checkpoint, fusion, goldens, intensity, losses  # noqa: E402
+from omlab_mis_fm import checkpoint, fusion, goldens, intensity, losses, preparing  # noqa: E402
 from omlab_mis_fm.fmunet import FMUNet  # noqa: E402
 from omlab_mis_fm.pctnet import PCTNet  # noqa: E402
 from omlab_mis_fm.tiles import fitted, logits_of, starts_of  # noqa: E402
@@ -123,6 +123,22 @@ def test_fusion_examples() -> None:
         assert np.allclose(made.image[there], (value * first[there] + (4 - value) * second[there]) / 4)
     assert np.array_equal(fusion.gamma(np.ones((1, 2, 2, 2)), 1.3), np.ones((1, 2, 2, 2)))
     assert np.isfinite(fusion.stretch(np.full((1, 4, 4, 4), 3.0), 1, 99)).all()
+
+
+def test_sub_volumes_are_of_the_body() -> None:
+    """A body in air with a small second one beside it: cut to it, padded by mirroring, covered to the end."""
+    random = np.random.default_rng(0)
+    scan = np.full((20, 60, 70), -1000.0)
+    scan[:, 10:50, 5:45] = random.normal(0, 100, (20, 40, 40))
+    scan[:, 20:24, 60:64] = 40
+    assert preparing.body_box(scan) == (slice(10, 50), slice(5, 45))
+    assert preparing.body_box(np.full((4, 5, 6), -1000.0)) == (slice(0, 5), slice(0, 6))
+    found = list(preparing.sub_volumes(scan, (24, 32, 32), 16))
+    assert len(found) == 4 and all(part.shape == (1, 24, 32, 32) for part in found)
+    whole = fusion.clip_ct(scan[:, 10:50, 5:45])
+    assert np.array_equal(found[0][0, 2:22], whole[:, :32, :32])
+    assert np.array_equal(found[0][0, :2], whole[2:0:-1, :32, :32])
+    assert np.array_equal(found[3][0, 2:22], whole[:, 8:, 8:])
 
 
 @pytest.mark.parametrize("network", ["pctnet", "fmunet"])

@@ -74,9 +74,15 @@ def load(path: Path, network: str, *, input_size: Sequence[int], mode: int = 0, 
     WeightsError
         The file is of another network, or was made for another input size or mode.
     """
-    state = read(path, key)
-    made = build(network, input_size=input_size, mode=mode, **arguments_of(state, network, str(path)))
-    load_into(made, state, name=str(path))
+    return fitted(read(path, key), network, input_size=input_size, mode=mode, name=str(path))
+
+
+def fitted(
+    state: Mapping[str, Tensor], network: str, *, input_size: Sequence[int], mode: int = 0, name: str = "checkpoint"
+) -> torch.nn.Module:
+    """Like :func:`load`, of a state dict."""
+    made = build(network, input_size=input_size, mode=mode, **arguments_of(state, network, name))
+    load_into(made, state, name=name)
     return made.eval()
 
 

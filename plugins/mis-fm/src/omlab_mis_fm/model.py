@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from omlab.prompts import Prompts
+    from omlab_sdk.segmenters import Recipe
 
 #: No patient is so long; a scan that is has a wrong spacing.
 LONGEST_MM = 4000.0
@@ -40,8 +41,8 @@ class MisFm(Model):
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """``net``: a window to logits. A user's own checkpoint decides how many classes there are."""
-        labels, window = len(variant.labels), window_of(variant)
-        classes: int | str = labels + 1 if labels else "classes"
+        window = window_of(variant)
+        classes: int | str = _classes(variant) or "classes"
         axes = "batch channel D H W"
         return (
             Graph(
@@ -50,7 +51,7 @@ class MisFm(Model):
                 outputs=(
                     TensorSpec(
                         "logits", "float32", (1, classes, *window), axes,
-                        {} if labels else {"classes": (2, 2, 1000)},
+                        {} if variant.labels else {"classes": (2, 2, 1000)},
                     ),
                 ),
                 judge=Judge.LABELS,
@@ -63,11 +64,9 @@ class MisFm(Model):
         """The network as constructed."""
         from omlab_mis_fm.checkpoint import build
 
-        arguments = {} if variant.config["network"] == "fmunet" else {"feature_chns": (24, 48, 128, 256, 512)}
-        arguments |= variant.config.get("shape", {})
         network = build(
             str(variant.config["network"]), input_size=window_of(variant), mode=int(variant.config["mode"]),
-            class_num=len(variant.labels) + 1 if variant.labels else 2, **arguments,
+            class_num=_classes(variant) or 2, **arguments_of(variant),
         )  # fmt: skip
         return self.as_graph(network)
 
@@ -83,6 +82,11 @@ class MisFm(Model):
         require("torch", needed_for="making the engine of mis-fm", install="omlab-mis-fm[convert]")
         from omlab_mis_fm.checkpoint import load
 
+        if not variant.weights:
+            from omlab_sdk.segmenters import beginning
+
+            with beginning():
+                return self.untrained(graph, variant)
         (asset,) = variant.weights
         network = load(
             files[asset.id], str(variant.config["network"]), input_size=window_of(variant),
@@ -95,6 +99,25 @@ class MisFm(Model):
                 remedy="Use omlab_mis_fm.checkpoint.load with your own arrays",
             )
         return self.as_graph(network)
+
+    def recipe(
+        self, variant: Variant, files: Mapping[str, Path], outputs: int, *, state: Any = None, **changes: Any
+    ) -> Recipe:
+        """How it learns (:class:`omlab_sdk.segmenters.Tunable`): as in upstream's demonstration."""
+        from omlab_mis_fm import tuning
+
+        return tuning.recipe(variant, files, outputs, state=state, **changes)
+
+    def tuned(self, graph: Graph, variant: Variant, state: Mapping[str, Any]) -> torch.nn.Module:
+        """The network of ``graph`` with trained weights."""
+        from omlab_mis_fm.checkpoint import fitted
+
+        return self.as_graph(
+            fitted(
+                state, str(variant.config["network"]), input_size=window_of(variant), mode=int(variant.config["mode"]),
+                name=f"the weights of '{self.card.name}'",
+            )
+        )  # fmt: skip
 
     @staticmethod
     def as_graph(network: torch.nn.Module) -> torch.nn.Module:
@@ -155,8 +178,12 @@ class MisFm(Model):
                 done=lambda done, total: context.progress("network", done, total, "windows"),
             )  # fmt: skip
         _share_out(context, run.seconds)
+        # Numbers that the card leaves out have no structure; a network may have scores for them nevertheless.
+        named = {label.value for label in known} if known and not options["names"] else set(range(classes))
         structures = [
-            Label(value=value, name=name, colour=colour_of(value)) for value, name in enumerate(names) if value
+            Label(value=value, name=name, colour=colour_of(value))
+            for value, name in enumerate(names)
+            if value and value in named
         ]
         return Segmentation(
             labels=labels, structures=structures, geometry=case.geometry,
@@ -200,6 +227,17 @@ class _Runner:
 def window_of(variant: Variant) -> tuple[int, ...]:
     """Voxels (D, H, W) of what a variant's network sees; windows lie half of that apart."""
     return tuple(int(n) for n in variant.config.get("window", WINDOW))
+
+
+def arguments_of(variant: Variant) -> dict[str, Any]:
+    """Constructor arguments of a variant's network, as far as the card tells them."""
+    published = {} if variant.config["network"] == "fmunet" else {"feature_chns": (24, 48, 128, 256, 512)}
+    return published | dict(variant.config.get("shape", {}))
+
+
+def _classes(variant: Variant) -> int:
+    """How many classes a variant's labels make, the background counted; 0 where a checkpoint tells it."""
+    return max((label.value for label in variant.labels), default=-1) + 1
 
 
 def _share_out(context: Context, seconds: float) -> None:
