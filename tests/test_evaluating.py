@@ -230,3 +230,45 @@ def test_a_case_brings_options_of_its_own_and_those_of_the_user_go_first(root: P
         for options in ({}, {"level": 100.0})
     ]
     assert [report.summary["bright/dice"].value for report in found] == [0.0, pytest.approx(0.9, abs=0.1)]
+
+
+def test_options_of_the_evaluator_are_taken_and_told_apart_from_the_models(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], install_plugin: Callable[..., Path]
+) -> None:
+    values = np.zeros(GRID.shape)
+    values[4:8, 3:12, 3:12] = 200
+    write(root / "images" / "case 0 ä.nii.gz", values)  # the model finds a layer of 2 mm less than the reference has
+    reports = []
+    for more in ([], ["--tolerance-mm", "2", "--both-empty", "ONE"]):
+        assert evaluate(root, "-o", str(tmp_path / "r.json"), "--limit", "1", *more) == 0
+        reports.append(json.loads((tmp_path / "r.json").read_text("utf-8")))
+    assert [r["options"]["tolerance_mm"] for r in reports] == [1.0, 2.0]
+    assert reports[0]["summary"]["bright/nsd"]["value"] < reports[1]["summary"]["bright/nsd"]["value"]
+    assert reports[1]["options"]["both_empty"] == "one"
+    capsys.readouterr()
+    assert evaluate(root, "--help") == 0
+    shown = capsys.readouterr().out
+    assert "--tolerance-mm" in shown and "--level" in shown
+    seeded = SEGMENTER_MANIFEST.replace('name = "level"', 'name = "seed"').replace("thresholder", "seeded")
+    assert 'name = "seed"' in seeded
+    install_plugin("seeded", manifest=seeded, code=SEGMENTER)
+    call = ["evaluate", "seeded", "--on", f"image-masks:{root}", "--with=segmentation", "--help"]
+    assert main(call) == 0
+    assert "--segmentation-seed" in capsys.readouterr().out
+
+
+def test_a_reference_on_another_grid_fails_alone(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = GRID.affine.copy()
+    moved[0, 3] = 4.0
+    write_segmentation(
+        Segmentation(labels=np.ones(GRID.shape, np.uint8), structures=(), geometry=Geometry(GRID.shape, moved)),
+        root / "masks" / "case 2 ä.nii.gz",
+    )
+    assert evaluate(root, "-o", str(tmp_path / "r.json")) == 1
+    assert "case 2 ä.nii.gz: prediction and reference lie on different grids: the prediction lies 4 mm beside" in (
+        capsys.readouterr().err
+    )
+    report = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert report["summary"]["bright/dice"]["n"] == 3 and report["environment"]["failed"] == 1

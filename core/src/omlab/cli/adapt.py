@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import click
 
 from omlab.cards import Card
 from omlab.cli.main import registry_of
-from omlab.cli.options import CardCommand, card_options, engine_options, fetch_options, grant_of
+from omlab.cli.options import CardCommand, card_options, engine_options, fetch_options, grant_of, value_of
 from omlab.vocabulary import Kind
 
 
@@ -28,12 +27,9 @@ def _find_adapter_card(ctx: click.Context, token: str) -> Card | None:
 class _AdaptCommand(CardCommand):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         # The adapter is the value of --with, not the first word.
-        for before, value in pairwise(args):
-            if before == "--with":
-                ctx.meta["omlab.card"] = _find_adapter_card(ctx, value)
-        for word in args:
-            if word.startswith("--with="):
-                ctx.meta["omlab.card"] = _find_adapter_card(ctx, word.removeprefix("--with="))
+        named = value_of(args, "--with")
+        if named:
+            ctx.meta["omlab.card"] = _find_adapter_card(ctx, named)
         return click.Command.parse_args(self, ctx, args)
 
 

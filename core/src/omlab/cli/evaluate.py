@@ -9,10 +9,41 @@ from typing import Any
 import click
 
 from omlab.cli.main import registry_of
-from omlab.cli.options import CardCommand, card_options, engine_options, fetch_options, find_model_card, grant_of
+from omlab.cli.options import (
+    CardCommand,
+    card_options,
+    click_option,
+    engine_options,
+    fetch_options,
+    find_evaluator_card,
+    find_model_card,
+    grant_of,
+    value_of,
+)
+
+#: Prefix of the evaluator's options in the parameters, which keeps them apart from the model's.
+_SCORING = "evaluator_option_"
 
 
-@click.command("evaluate", cls=partial(CardCommand, card_of=find_model_card))  # type: ignore[arg-type]
+class _EvaluateCommand(CardCommand):
+    """Takes the options of the evaluator that ``--with`` names, beside those of the model."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named = value_of(args, "--with")
+        ctx.meta["omlab.evaluator"] = find_evaluator_card(ctx, named) if named else None
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        params = super().get_params(ctx)
+        card = ctx.meta.get("omlab.evaluator")
+        taken = {opt for param in params for opt in param.opts}
+        for option in card.options if card is not None else ():
+            name = option.name.replace("_", "-")
+            params.append(click_option(option, _SCORING, f"{card.name}-{name}" if f"--{name}" in taken else name))
+        return params
+
+
+@click.command("evaluate", cls=partial(_EvaluateCommand, card_of=find_model_card))  # type: ignore[arg-type]
 @click.argument("model")
 @click.option("--on", "dataset", required=True, help="Dataset, or DATASET:PATH for your own folder.")
 @click.option("--with", "evaluator", help="Evaluator. [the one that fits the model's task]")
@@ -53,6 +84,9 @@ def command(
     """Run MODEL on every case of a dataset and score the answers against the references.
 
     With -o FOLDER the answers are kept as they come; after an interrupt the same command with --resume goes on.
+
+    `omlab evaluate MODEL --with EVALUATOR --help` also shows the options of both. An option of the evaluator that the
+    command or the model has too carries the evaluator's name in front: --elo-seed.
     """
     from omlab.api import load, load_dataset
     from omlab.cli.dataset import part_of
@@ -71,8 +105,9 @@ def command(
     )  # fmt: skip
     try:
         evaluation = evaluate(
-            loaded, bound, evaluator, limit=limit, options=card_options(others), folder=folder, resume=resume,
-            registry=registry, listener=listener,
+            loaded, bound, evaluator, limit=limit, options=card_options(others),
+            evaluator_options=card_options(others, _SCORING), folder=folder, resume=resume, registry=registry,
+            listener=listener,
         )  # fmt: skip
     except KeyboardInterrupt:
         listener.clear()

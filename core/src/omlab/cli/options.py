@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,32 @@ PREFIX = "card_option_"
 _TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "path": click.Path(path_type=Path)}
 
 
-def click_option(option: Option) -> click.Option:
-    """A card's option as click's."""
-    name = option.name.replace("_", "-")
+def click_option(option: Option, prefix: str = PREFIX, named: str = "") -> click.Option:
+    """A card's option as click's; ``named`` where it cannot have its own name on the command line."""
+    name = named or option.name.replace("_", "-")
     help_text = option.help + (f"  [{option.default}]" if option.default not in (None, "", False) else "")
     if option.type == "bool":
         return click.Option(
-            [f"{PREFIX}{option.name.replace('-', '_')}", f"--{name}/--no-{name}"], default=None, help=help_text
+            [f"{prefix}{option.name.replace('-', '_')}", f"--{name}/--no-{name}"], default=None, help=help_text
         )
-    kind = click.Choice(list(option.choices)) if option.choices else _TYPES[option.type]
+    kind = click.Choice(list(option.choices), case_sensitive=False) if option.choices else _TYPES[option.type]
     return click.Option(
-        [f"{PREFIX}{option.name.replace('-', '_')}", f"--{name}"],
+        [f"{prefix}{option.name.replace('-', '_')}", f"--{name}"],
         type=kind, default=None, multiple=option.many, help=help_text,
     )  # fmt: skip
+
+
+def value_of(args: Sequence[str], option: str) -> str | None:
+    """What the words of a command line give for an option, before they are parsed; the last one counts."""
+    found = None
+    for number, word in enumerate(args):
+        if word == "--":
+            break
+        if word == option and number + 1 < len(args):
+            found = args[number + 1]
+        elif word.startswith(f"{option}="):
+            found = word.removeprefix(f"{option}=")
+    return found
 
 
 class CardCommand(click.Command):
@@ -72,9 +85,9 @@ class CardCommand(click.Command):
         return super().make_context(*args, **kwargs)
 
 
-def card_options(values: dict[str, Any]) -> dict[str, Any]:
+def card_options(values: dict[str, Any], prefix: str = PREFIX) -> dict[str, Any]:
     """The options that the user gave for the card, without those left at their default."""
-    given = {key.removeprefix(PREFIX): value for key, value in values.items() if key.startswith(PREFIX)}
+    given = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
     return {key: value for key, value in given.items() if value is not None and value != ()}
 
 
