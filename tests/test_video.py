@@ -248,6 +248,27 @@ def test_damage_in_the_middle_does_not_shift_what_comes_after(tmp_path: Path) ->
     assert all(abs(_number(frame) - n) <= 1 for n, frame in seen.items())
     assert video.source.warnings == ("is damaged: some frames cannot be decoded; those before and after were used",)
     assert [round(_number(f), -1) for f in video.at([21, 50])] == [20, 50]  # the last one before it
+    again = read(tmp_path / "noise.avi")
+    assert next(n for n, _ in again.pick([22, 30, 40])) == 30  # and no more is wanted
+    assert again.source.warnings == video.source.warnings
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
+def test_a_video_whose_header_promises_more(tmp_path: Path, name: str) -> None:
+    path = film(tmp_path / name, codec="mpeg4", gop=6)
+    with av.open(str(path)) as container:
+        positions = [p.pos for p in container.demux(video=0) if p.size]
+    content = bytearray(path.read_bytes())
+    content[positions[40] :] = bytes(len(content) - positions[40]) if name == "a.avi" else b""
+    if name == "a.mp4":  # its index lies at the end, and without one there is nothing to go by
+        (tmp_path / "cut.mp4").write_bytes(content)
+        with pytest.raises(InputError, match=r"cut\.mp4: is damaged or cut short"):
+            read(tmp_path / "cut.mp4")
+        return
+    (tmp_path / "cut.avi").write_bytes(content)
+    video = read(tmp_path / "cut.avi")
+    assert (video.frame_count, len(list(video.frames()))) == (FRAMES, 40)
+    assert any("ends after frame 39, 60 frames were expected" in w for w in video.source.warnings)
 
 
 def _masks(video: Video) -> VideoSegmentation:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,7 +44,7 @@ class Frames(Protocol):
     #: What is wrong with the file; grows while frames are decoded.
     warnings: list[str]
 
-    def decode(self, wanted: Iterator[int]) -> Iterator[tuple[int, Frame]]:
+    def decode(self, wanted: Iterator[int]) -> Generator[tuple[int, Frame], None, None]:
         """The frames of these numbers, which grow, each with its number; those that cannot be decoded are left out."""
         ...
 
@@ -149,9 +150,11 @@ class Video(Case):
     def _decoded(self, wanted: Iterator[int], some: bool) -> Iterator[tuple[int, Frame]]:
         any_yet = False
         try:
-            for number, frame in self.frames_from.decode(wanted):
-                any_yet = True
-                yield number, frame
+            # Closed here, also if nobody wants the rest: only then has the reader told what was wrong with the file.
+            with closing(self.frames_from.decode(wanted)) as decoded:
+                for number, frame in decoded:
+                    any_yet = True
+                    yield number, frame
         finally:
             self._tell()
         if some and not any_yet:

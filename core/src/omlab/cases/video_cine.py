@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class CineFrames:
         if self.count > 0:
             next(self.decode(iter([0])), None)  # damage of the whole shows when the case is read
 
-    def decode(self, wanted: Iterator[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def decode(self, wanted: Iterator[int]) -> Generator[tuple[int, NDArray[np.uint8]], None, None]:
         """Frame by frame, straight from the file."""
         from pydicom.pixels import iter_pixels
         from pydicom.pixels.processing import apply_color_lut

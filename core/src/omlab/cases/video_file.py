@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -128,13 +128,19 @@ class FileFrames:
             except self._av.error.FFmpegError:
                 self._lost += 1
 
-    def decode(self, wanted: Iterator[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def decode(self, wanted: Iterator[int]) -> Generator[tuple[int, NDArray[np.uint8]], None, None]:
         """The frames of these growing numbers; see :class:`omlab.cases.video.Frames`."""
         target = next(wanted, None)
         if target is None:
             return
-        seen = 0
         self._lost = 0
+        try:
+            yield from self._decoded(target, wanted)
+        finally:  # those who have seen enough are told, too
+            if self._lost:
+                self._warn("is damaged: some frames cannot be decoded; those before and after were used")
+
+    def _decoded(self, target: int | None, wanted: Iterator[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         with self._open() as container:
             stream = self._stream(container)
             frames, place, ended = self._frames(container, stream), -1, False
@@ -146,7 +152,7 @@ class FileFrames:
                 ended = True
                 for frame in frames:
                     number = self._number(frame, place)
-                    seen, place = seen + 1, number
+                    place = number
                     if number < target:
                         continue
                     while target is not None and target < number:  # lost: it was never decoded
@@ -165,8 +171,6 @@ class FileFrames:
                         break
             if target is not None and place + 1 < self.count:
                 self._warn(f"ends after frame {place}, {self.count} frames were expected; what is there was used")
-        if self._lost:
-            self._warn("is damaged: some frames cannot be decoded; those before and after were used")
 
     def _far(self, frames: int) -> bool:
         """Is it worth a jump? Without an index, only what is worth to read the whole file for one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class FolderFrames:
     def _read(self, path: Path) -> NDArray[np.uint8]:
         return images.read(path).rgb8()
 
-    def decode(self, wanted: Iterator[int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def decode(self, wanted: Iterator[int]) -> Generator[tuple[int, NDArray[np.uint8]], None, None]:
         """A damaged picture is left out, with a warning; one of another size is an error."""
         for number in wanted:
             path = self.files[number]
