@@ -297,12 +297,18 @@ def score(
     options: Mapping[str, Any] | None = None,
     registry: Registry | None = None,
 ) -> Report:
-    """Score files that exist with an evaluator; which files, and in which order, is the evaluator's affair."""
+    """Score files that exist with an evaluator; which files, and in which order, is the evaluator's affair.
+
+    The report tells versions and the digest of every file that was named, also in folders and by options.
+    """
+    from omlab import evaluating
+
     registry = _registry(registry, Settings.from_environment())
     card: EvaluatorCard = registry.card(Kind.EVALUATOR, evaluator)
     behind = registry.load(Kind.EVALUATOR, evaluator)
     paths = [Path(file) for file in files]
-    report = behind.score_files(paths, options_of(card, options or {}))
+    filled = options_of(card, options or {})
+    report = behind.score_files(paths, filled)
     if not hasattr(report, "as_json"):
         raise PluginError(f"evaluator '{evaluator}' gave {type(report).__name__}, a Report was expected")
-    return report  # type: ignore[no-any-return]
+    return evaluating.traced(report, evaluating.digests(card, paths, filled))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from omlab import __version__
+from omlab.cards import EvaluatorCard
 from omlab.dataset import BoundDataset, Item
 from omlab.errors import Cancelled, InputError, OmlabError, UsageError
 from omlab.evaluator import Pair
@@ -26,6 +28,7 @@ from omlab.progress import CancelToken, Listener, Progress, silent
 from omlab.report import Report, jsonable
 from omlab.running import Run, prepare_folder
 from omlab.vocabulary import Kind
+from omlab.weights.store import sha256_of
 
 if TYPE_CHECKING:
     from omlab.cases import Case
@@ -110,18 +113,35 @@ def evaluate(
             remedy=f"Choose another with --split: {others}" if others else None,
         )
     environment = {
-        **report.environment,
-        "omlab": __version__,
         "model": loaded.card.name,
         "variant": loaded.variant.name,
         "model_version": loaded.card.version,
         "weights_sha256": loaded.weights_sha256,
         "dataset": dataset.name,
+        "dataset_version": dataset.dataset.card.version,
         "split": split or "all",
+        "cases_sha256": cases.digest.hexdigest(),
         "failed": len(cases.failures),
         "engines": cases.engines(),
     }
-    return Evaluation(attrs.evolve(report, environment=environment), tuple(cases.failures), cases.resumed)
+    return Evaluation(traced(report, environment), tuple(cases.failures), cases.resumed)
+
+
+def traced(report: Report, more: Mapping[str, Any]) -> Report:
+    """The report with all that is needed to do it again: what it says itself, versions, and ``more``."""
+    versions = {"omlab": __version__, "python": platform.python_version()}
+    return attrs.evolve(report, environment={**report.environment, **versions, **more})
+
+
+def digests(card: EvaluatorCard, paths: Iterable[Path], options: Mapping[str, Any]) -> dict[str, Any]:
+    """``files``: path -> SHA-256 of every file that was named, in folders and by options too."""
+    named = [option.name.replace("-", "_") for option in card.options if option.type == "path"]
+    found: dict[str, str] = {}
+    for path in [*paths, *(Path(options[name]) for name in named if options.get(name))]:
+        inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        for file in inside if path.is_dir() else [path]:
+            found[str(file)] = sha256_of(file)
+    return {"files": found}
 
 
 class _Cases:
@@ -135,6 +155,8 @@ class _Cases:
         self._options, self._listener, self._cancel = options, listener, cancel
         self._folder: Path | None = None
         self._engines: dict[str, Any] = {}
+        #: Of names of the cases and sizes of their files: do two evaluations see the same?
+        self.digest = hashlib.sha256()
         self.failures: list[Run] = []
         self.scored = self.resumed = 0
 
@@ -191,6 +213,8 @@ class _Cases:
                 self._failed(item, "defect", what, "This is a defect of the plugin or of omlab", error)
                 continue
             self.scored += 1
+            sizes = [path.stat().st_size for path in item.files if path.is_file()]
+            self.digest.update(f"{item.name} {sizes}\n".encode())
             yield Pair(
                 name=item.name, prediction=prediction, reference=reference, scan=scan,
                 refused=partial(self._refused, item),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import metrics as sk
 
 from omlab.cli.main import main
@@ -16,7 +18,7 @@ from omlab.loading import options_of
 from omlab.plugins import Registry
 from omlab.results import Classification
 from omlab.vocabulary import Kind
-from omlab_classification import metrics
+from omlab_classification import metrics, pictures
 from omlab_classification.evaluator import ClassificationEvaluator
 
 
@@ -152,3 +154,30 @@ def test_tables_that_do_not_fit(
     (tmp_path / "r.csv").write_text(references)
     assert main(["score", "classification", str(tmp_path / "p.csv"), str(tmp_path / "r.csv")]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_the_picture_and_the_page_of_a_report(tmp_path: Path) -> None:
+    probabilities, wanted = _sample()
+    names = ["a", "b", "c", "d"]
+    rows = [f"{n},{','.join(f'{p:.6f}' for p in row)}" for n, row in enumerate(probabilities)]
+    (tmp_path / "p.csv").write_text("name,a,b,c,d\n" + "\n".join(rows) + "\n")
+    (tmp_path / "r.csv").write_text("name,label\n" + "".join(f"{n},{names[w]}\n" for n, w in enumerate(wanted)))
+    files = [str(tmp_path / "p.csv"), str(tmp_path / "r.csv")]
+    assert main(["score", "classification", *files, "--rounds", "10", "-o", str(tmp_path / "r.json")]) == 0
+    report = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert set(report["environment"]["files"]) == set(files)
+    assert 'src="data:image/png' in (tmp_path / "r.html").read_text("utf-8")
+    with Image.open(tmp_path / "r.png") as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 60
+    truth = np.eye(4, dtype=bool)[wanted]
+    for c in range(4):
+        points = np.array(pictures.roc(probabilities[:, c], truth[:, c]))
+        under = float((np.diff(points[:, 0]) * (points[1:, 1] + points[:-1, 1]) / 2).sum())
+        assert under == pytest.approx(metrics.auc(probabilities[:, c], truth[:, c]))
+
+
+def test_one_case_that_does_not_fit_is_left_out_where_somebody_is_told() -> None:
+    told: list[str] = []
+    bad = attrs.evolve(_pair("bad", [0.5, float("nan"), 0.5], 0), refused=lambda error: told.append(error.message))
+    report = _report([_pair("x", [1, 0, 0], 0), bad, _pair("y", [0, 1, 0], 1)])
+    assert len(report.cases) == 2 and "bad: probabilities lie between 0 and 1" in told[0]

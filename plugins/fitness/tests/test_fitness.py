@@ -56,7 +56,6 @@ GOOD = "A1C,1\nA1D,2\nA1E,3\n"
         (GOOD + "A1E,4\n", GOOD, "s.csv, line 5: the mutant A1E is there twice"),
         (GOOD, GOOD.replace("3", "high"), "f.csv, line 4: 'high' of A1E is no finite number"),
         (GOOD, GOOD.replace("3", "nan"), "'nan' of A1E is no finite number"),
-        ("A1C,1\nA1D,1\nA1E,1\n", GOOD, "all scores are 1, so they have no ranks"),
         ("A1C,1\n", "A1C,1\n", "a correlation needs three"),
     ],
 )
@@ -65,6 +64,26 @@ def test_tables_that_do_not_fit(
 ) -> None:
     assert main(["score", "fitness", *_tables(tmp_path / "t", scores, fitness)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_values_without_ranks_are_undefined_and_spoil_no_other_assay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, scores in (("flat", "A1C,1\nA1D,1\nA1E,1\n"), ("good", GOOD)):
+        for folder, column, rows in (("s", "predict_score", scores), ("f", "score", GOOD)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"{name}.csv").write_text(f"mutant,{column}\n{rows}")
+    assert main(["score", "fitness", str(tmp_path / "s"), str(tmp_path / "f"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["assays"]["flat"]["spearman"] is None and found["average"] == 1.0
+    assert main(["score", "fitness", str(tmp_path / "s"), str(tmp_path / "f"), "-o", str(tmp_path / "r.json")]) == 0
+    told = capsys.readouterr()
+    assert "all scores are 1, so they have no ranks" in told.out and "left out of the average" in told.err
+    report = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert report["summary"]["average/spearman"]["n"] == 1
+    made = report["environment"]
+    assert len(made["files"]) == 4 and all(len(digest) == 64 for digest in made["files"].values())
+    assert made["omlab"] and made["python"] and made["scipy"]
 
 
 def test_mutants_of_one_file_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,14 +35,15 @@ def test_scores_equal_upstream(golden: dict) -> None:
                 assert mine == theirs
 
 
-def test_the_command_prints_the_list(golden: dict, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_list(golden: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", "medbench", str(GOLDEN), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found) == len(golden["cases"])
     for mine, case in zip(found, golden["cases"], strict=True):
         assert mine == pytest.approx(case.get("score", {"raises": case.get("raises")}), abs=1e-12)
-    assert main(["score", "medbench", str(GOLDEN)]) == 0
+    assert main(["score", "medbench", str(GOLDEN), "-o", str(tmp_path / "r.json")]) == 0
     assert "AssertionError" in capsys.readouterr().out
+    assert (tmp_path / "r.png").is_file()
 
 
 def test_what_is_read_from_texts(golden: dict) -> None:

@@ -112,6 +112,16 @@ def test_a_whole_challenge(data: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert found["challenge"] == pytest.approx((24.7991 + 71.3860 + 91.6188 + 97.0589) / 4, abs=1e-3)
 
 
+def test_raw_scores_that_are_large_do_not_overflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "l.txt").write_text("a.png 1\nb.png 0\nc.png 1\n")
+    (tmp_path / "s.csv").write_text("a.png,-900,900\nb.png,800,-800\nc.png,10,20\n")
+    arguments = ["--dataset", "Colon", "--labels", str(tmp_path / "l.txt"), "--submission", str(tmp_path / "s.csv")]
+    assert main(["score", "medfmc", *arguments, "--json", "-o", str(tmp_path / "r.json")]) == 0
+    assert json.loads(capsys.readouterr().out)["AUC"] == 100.0
+    report = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert len(report["environment"]["files"]) == 2 and (tmp_path / "r.png").is_file()
+
+
 LABELS = "a.png 1\nb b.png 0\n"
 
 

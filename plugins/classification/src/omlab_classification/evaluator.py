@@ -15,6 +15,7 @@ from omlab.report import Report, Value
 from omlab.results import Classification
 from omlab_classification.files import read_pairs
 from omlab_classification.metrics import overall
+from omlab_classification.pictures import draw
 
 #: How far the probabilities of classes that exclude each other may sum from 1.
 _SUM = 0.01
@@ -66,6 +67,7 @@ class ClassificationEvaluator(Evaluator):
             evaluator=self.card.name, title=self.card.title, summary=summary, cases=rows, warnings=warnings,
             options={**options, **conventions, "exclusive": exclusive},
             environment={"plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__},
+            illustration=lambda title: draw(title, classes, probabilities, truth, each["auc"], **settings),
         )  # fmt: skip
 
     def score_files(self, files: Sequence[Path], options: Mapping[str, Any]) -> Report:
@@ -85,22 +87,16 @@ def _collect(pairs: Iterable[Pair]) -> tuple[list[str], Any, Any, bool, tuple[st
     classes: tuple[str, ...] | None = None
     exclusive = True
     for pair in pairs:
-        a, b = pair.prediction, pair.reference
-        if not isinstance(a, Classification) or not isinstance(b, Classification):
-            raise InputError(f"{pair.name}: prediction and reference must be classifications")
-        classes = classes or a.classes
-        if a.classes != classes or set(b.classes) != set(classes):
-            raise InputError(
-                f"{pair.name}: classes of prediction and reference differ: {', '.join(a.classes)} and "
-                f"{', '.join(b.classes)}, expected {', '.join(classes)}"
-            )
-        values = np.asarray(a.probabilities, np.float64)
-        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1 + 1e-6:
-            raise InputError(f"{pair.name}: probabilities lie between 0 and 1, found {values.tolist()}")
-        exclusive &= a.exclusive
+        try:
+            values, wanted_row = _checked(pair, classes)
+        except InputError as error:
+            pair.refuse(error)
+            continue
+        classes = classes or pair.prediction.classes  # type: ignore[attr-defined]
+        exclusive &= pair.prediction.exclusive  # type: ignore[attr-defined]
         names.append(pair.name)
         given.append(values)
-        wanted.append(np.asarray(b.probabilities)[[b.classes.index(c) for c in classes]] > 0.5)
+        wanted.append(wanted_row)
     if classes is None:
         raise InputError("there is no case to score")
     probabilities, truth = np.array(given), np.array(wanted)
@@ -108,6 +104,26 @@ def _collect(pairs: Iterable[Pair]) -> tuple[list[str], Any, Any, bool, tuple[st
         odd = names[int(np.flatnonzero(truth.sum(axis=1) != 1)[0])]
         raise InputError(f"{odd}: classes exclude each other, but its reference has none or several")
     return names, probabilities, truth, exclusive, classes
+
+
+def _checked(pair: Pair, classes: tuple[str, ...] | None) -> tuple[Any, Any]:
+    """Probabilities of a case and which classes it is of, both [classes]; in the order of ``classes`` if given."""
+    a, b = pair.prediction, pair.reference
+    if not isinstance(a, Classification) or not isinstance(b, Classification):
+        raise InputError(f"{pair.name}: prediction and reference must be classifications")
+    classes = classes or a.classes
+    if a.classes != classes or set(b.classes) != set(classes):
+        raise InputError(
+            f"{pair.name}: classes of prediction and reference differ: {', '.join(a.classes)} and "
+            f"{', '.join(b.classes)}, expected {', '.join(classes)}"
+        )
+    values = np.asarray(a.probabilities, np.float64)
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1 + 1e-6:
+        raise InputError(f"{pair.name}: probabilities lie between 0 and 1, found {values.tolist()}")
+    truth = np.asarray(b.probabilities)[[b.classes.index(c) for c in classes]] > 0.5
+    if a.exclusive and b.exclusive and truth.sum() != 1:
+        raise InputError(f"{pair.name}: classes exclude each other, but its reference has none or several")
+    return values, truth
 
 
 def _bootstrap(probabilities: Any, truth: Any, settings: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

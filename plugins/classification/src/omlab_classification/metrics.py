@@ -58,10 +58,29 @@ def kappa(found: NDArray[np.int64], truth: NDArray[np.int64], classes: int, *, q
 def calibration_error(confidence: Floats, correct: Truth, bins: int) -> float:
     """Expected calibration error: mean gap of confidence and accuracy over bins of equal width, weighted by count
     (Guo et al. 2017, equation 3)."""
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    place = bins_of(confidence, bins)
     counts = np.bincount(place, minlength=bins)
     gap = np.abs(np.bincount(place, confidence, bins) - np.bincount(place, correct, bins))
     return float(gap.sum() / max(counts.sum(), 1))
+
+
+def bins_of(confidence: Floats, bins: int) -> NDArray[np.int64]:
+    """Number of the bin of equal width that each confidence is in; bins are open below."""
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def decided(
+    probabilities: Floats, truth: Truth, *, exclusive: bool, threshold: float
+) -> tuple[Truth, Floats, Truth]:  # fmt: skip
+    """What was answered, [images, classes], and of every answer its confidence and whether it is right. An answer is an
+    image where classes exclude each other, an image and class where they do not."""
+    if not exclusive:
+        found = probabilities >= threshold
+        return found, np.where(found, probabilities, 1 - probabilities).ravel(), (found == truth).ravel()
+    best = probabilities.argmax(axis=1)
+    found = np.zeros_like(truth)
+    found[np.arange(len(best)), best] = True
+    return found, probabilities.max(axis=1), best == truth.argmax(axis=1)
 
 
 def per_class(probabilities: Floats, truth: Truth, found: Truth) -> dict[str, Floats]:
@@ -85,21 +104,14 @@ def overall(
     exclusive : an image has one class: the most probable one is its answer. Else those from ``threshold`` on, accuracy
         is that of single answers, and there is no kappa.
     """
+    found, confidence, correct = decided(probabilities, truth, exclusive=exclusive, threshold=threshold)
+    extra = {}
     if exclusive:
-        best, wanted = probabilities.argmax(axis=1), truth.argmax(axis=1)
-        found = np.zeros_like(truth)
-        found[np.arange(len(best)), best] = True
-        correct, confidence = best == wanted, probabilities.max(axis=1)
-        classes = truth.shape[1]
+        best, wanted, classes = found.argmax(axis=1), truth.argmax(axis=1), truth.shape[1]
         extra = {
             "kappa": kappa(best, wanted, classes),
             "quadratic_kappa": kappa(best, wanted, classes, quadratic=True),
         }
-    else:
-        found = probabilities >= threshold
-        correct = (found == truth).ravel()
-        confidence = np.where(found, probabilities, 1 - probabilities).ravel()
-        extra = {}
     each = per_class(probabilities, truth, found)
     macro = {name: _mean(values) for name, values in each.items()}
     return {

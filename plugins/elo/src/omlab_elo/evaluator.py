@@ -11,7 +11,6 @@ import numpy as np
 from omlab.errors import InputError, UsageError
 from omlab.evaluator import Evaluator
 from omlab.report import Report, Value
-from omlab.weights.store import sha256_of
 from omlab_elo import battles as reading
 from omlab_elo.leaderboard import Board, draw
 from omlab_elo.ranks import ranks_by_mean, ranks_by_order, read_triage
@@ -53,10 +52,7 @@ class EloEvaluator(Evaluator):
             summary=_summary(rated, board, f1),
             cases=_rows(rated),
             options={**options, "interval": "2.5 % and 97.5 % of the bootstrap ratings"},
-            environment={
-                "plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__,
-                "files": {path.name: sha256_of(path) for path in files},
-            },
+            environment={"plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__},
             warnings=[text for ratings in rated for text in _warnings(ratings)],
             machine=machine[0] if len(machine) == 1 and not f1 else many,
             illustration=lambda title: draw(board, rated, title),

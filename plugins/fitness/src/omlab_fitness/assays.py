@@ -40,6 +40,14 @@ class Assay:
         """Mutants with more than one substitution."""
         return sum(":" in mutant for mutant in self.mutants)
 
+    @property
+    def undefined(self) -> str:
+        """Why there is no rank correlation; empty where there is one."""
+        for what, values in (("scores", self.predicted), ("measurements", self.measured)):
+            if values.min() == values.max():
+                return f"all {what} are {values[0]:g}, so they have no ranks"
+        return ""
+
 
 def column_of(path: Path, column: str) -> dict[str, float]:
     """Mutant -> value of a column of a CSV file, in the order of the file.
@@ -103,7 +111,7 @@ def join(name: str, scores: dict[str, float], fitness: dict[str, float], *, part
     Raises
     ------
     omlab.errors.InputError
-        Mutants that only one side has (unless ``partial``), fewer than three in common, or values without ranks.
+        Mutants that only one side has (unless ``partial``), or fewer than three in common.
     """
     unscored = [mutant for mutant in fitness if mutant not in scores]
     unknown = [mutant for mutant in scores if mutant not in fitness]
@@ -119,9 +127,6 @@ def join(name: str, scores: dict[str, float], fitness: dict[str, float], *, part
         raise InputError(f"{name}: {len(mutants)} mutants are in both files, a correlation needs three")
     predicted = np.array([scores[mutant] for mutant in mutants])
     measured = np.array([fitness[mutant] for mutant in mutants])
-    for what, values in (("scores", predicted), ("measurements", measured)):
-        if values.min() == values.max():
-            raise InputError(f"{name}: all {what} are {values[0]:g}, so they have no ranks")
     return Assay(name, mutants, predicted, measured, len(unscored) + len(unknown))
 
 

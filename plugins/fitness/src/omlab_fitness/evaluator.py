@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
+from omlab import charts
 from omlab.errors import InputError, UsageError
 from omlab.evaluator import Evaluator, Pair
 from omlab.report import Report, Value
-from omlab.weights.store import sha256_of
 from omlab_fitness.assays import Assay, column_of, draws, join, spearman, values_of
 
 
@@ -34,7 +35,6 @@ class FitnessEvaluator(Evaluator):
             raise UsageError(
                 f"fitness takes scores and measurements, found {len(files)} paths", remedy="omlab score fitness S DMS"
             )
-        digests: dict[str, str] = {}
 
         def assays() -> Iterator[Assay]:
             for name, scores, fitness in _pairs(*files):
@@ -42,12 +42,9 @@ class FitnessEvaluator(Evaluator):
                     column_of(scores, options["prediction"]),
                     column_of(fitness, options["measurement"]),
                 )
-                digests.update(
-                    {f"scores/{scores.name}": sha256_of(scores), f"fitness/{fitness.name}": sha256_of(fitness)}
-                )
                 yield join(name, predicted, measured, partial=options["partial"])
 
-        return self._report(assays(), options, digests)
+        return self._report(assays(), options)
 
     def score(self, pairs: Iterable[Pair], options: Mapping[str, Any]) -> Report:
         """Scores of a model beside the measurements of a dataset, an assay a pair: tables with a column ``mutant``.
@@ -60,16 +57,18 @@ class FitnessEvaluator(Evaluator):
 
         def assays() -> Iterator[Assay]:
             for pair in pairs:
-                yield join(
-                    pair.name,
-                    values_of(pair.name, pair.prediction, options["prediction"]),
-                    values_of(pair.name, pair.reference, options["measurement"]),
-                    partial=options["partial"],
-                )
+                try:
+                    predicted = values_of(pair.name, pair.prediction, options["prediction"])
+                    measured = values_of(pair.name, pair.reference, options["measurement"])
+                    assay = join(pair.name, predicted, measured, partial=options["partial"])
+                except InputError as error:
+                    pair.refuse(error)
+                    continue
+                yield assay
 
-        return self._report(assays(), options, {})
+        return self._report(assays(), options)
 
-    def _report(self, assays: Iterable[Assay], options: Mapping[str, Any], digests: Mapping[str, str]) -> Report:
+    def _report(self, assays: Iterable[Assay], options: Mapping[str, Any]) -> Report:
         if options["rounds"] < 0:
             raise UsageError("fitness takes rounds of 0 or more")
         summary: dict[str, Value] = {}
@@ -79,36 +78,54 @@ class FitnessEvaluator(Evaluator):
             row = _row(assay, options)
             cases.append(row)
             summary[f"{assay.name}/spearman"] = Value(
-                value=row["spearman"], low=row["low"], high=row["high"], n=row["mutants"]
+                value=row["spearman"], low=row["low"], high=row["high"], n=row["mutants"], undefined=assay.undefined
             )
+            if assay.undefined:
+                warnings.append(f"{assay.name}: {assay.undefined}; it is left out of the average")
             if assay.left_out:
                 what = "mutants are in only one of the files and were left out"
                 warnings.append(f"{assay.name}: {assay.left_out} {what}")
         if not cases:
             return Report(evaluator=self.card.name, title=self.card.title, summary={}, options=dict(options))
-        values = np.array([row["spearman"] for row in cases])
-        low, high = _interval(_means(values, options)) if len(cases) > 2 else (None, None)
-        average = float(values.mean())
+        values = np.array([row["spearman"] for row in cases if row["spearman"] is not None])
+        low, high = _interval(_means(values, options)) if len(values) > 2 else (None, None)
+        average = float(values.mean()) if len(values) else None
         if len(cases) > 1:
-            summary = {"average/spearman": Value(value=average, low=low, high=high, n=len(cases))} | summary
+            why = "" if len(values) else "no assay has a correlation"
+            mean = Value(value=average, low=low, high=high, n=len(values), undefined=why)
+            summary = {"average/spearman": mean} | summary
         return Report(
             evaluator=self.card.name, title=self.card.title, summary=summary, cases=cases, warnings=warnings,
             options={**options, "ties": "mean rank", "interval": "percentile bootstrap, 95 %"},
             environment={
                 "plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__,
-                "scipy": scipy.__version__, "files": dict(digests),
+                "scipy": scipy.__version__,
             },
             machine={
                 "assays": {row["assay"]: {k: v for k, v in row.items() if k != "assay"} for row in cases},
                 "average": average,
             },
+            illustration=lambda title: _draw(title, summary),
         )  # fmt: skip
 
 
+def _draw(title: str, summary: Mapping[str, Value]) -> Any:
+    rows = [charts.Figure(name.removesuffix("/spearman"), *_known(value)) for name, value in summary.items()]
+    note = f"the first {charts.ROWS} of {len(rows)}" if len(rows) > charts.ROWS else ""
+    return charts.sheet(title, [charts.figures("Spearman's rho and its 95 % interval", rows)], note)
+
+
+def _known(value: Value) -> tuple[float, float, float]:
+    return tuple(math.nan if v is None else v for v in (value.value, value.low, value.high))  # type: ignore[return-value]
+
+
 def _row(assay: Assay, options: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = _interval(draws(assay, rounds=options["rounds"], seed=options["seed"]))
+    value, low, high = None, None, None
+    if not assay.undefined:
+        value = float(spearman(assay.predicted, assay.measured))
+        low, high = _interval(draws(assay, rounds=options["rounds"], seed=options["seed"]))
     return {
-        "assay": assay.name, "spearman": float(spearman(assay.predicted, assay.measured)), "low": low, "high": high,
+        "assay": assay.name, "spearman": value, "low": low, "high": high,
         "mutants": len(assay.mutants), "multiple": assay.multiple,
     }  # fmt: skip
 

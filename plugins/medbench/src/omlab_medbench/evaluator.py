@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omlab import charts
 from omlab.errors import InputError, UsageError
 from omlab.evaluator import Evaluator
 from omlab.report import Report, Value
-from omlab.weights.store import sha256_of
 from omlab_medbench.sets import DIMENSIONS, EVALUATORS, Scored, evaluator_of, sound_choice
 
 _CHOICE = "MedBenchEvaluator"
@@ -58,11 +59,18 @@ class MedBench(Evaluator):
             )  # fmt: skip
         return Report(
             evaluator=self.card.name, title=self.card.title, summary=summary, cases=rows, options=dict(options),
-            environment={
-                "plugin": self.card.plugin, "version": self.card.version, "files": {path.name: sha256_of(path)},
-            },
-            machine=machine,
+            environment={"plugin": self.card.plugin, "version": self.card.version},
+            machine=machine, illustration=lambda title: _draw(title, summary),
         )  # fmt: skip
+
+
+def _draw(title: str, summary: Mapping[str, Value]) -> Any:
+    """Every score in per cent."""
+    rows = []
+    for name, value in summary.items():
+        share = math.nan if value.value is None else value.value * (1 if value.unit == "%" else 100)
+        rows.append(charts.Figure(name, share))
+    return charts.sheet(title, [charts.figures("score, in per cent", rows, low=0.0, high=100.0)])
 
 
 def _score(case: Mapping[str, Any], place: str, known: Collection[str], rule: str) -> Scored:

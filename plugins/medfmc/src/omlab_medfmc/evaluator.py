@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import scipy
 
+from omlab import charts
 from omlab.errors import InputError, UsageError
 from omlab.evaluator import Evaluator
 from omlab.report import Report, Value
-from omlab.weights.store import sha256_of
 from omlab_medfmc.metrics import Scores, multi_label, repeated, single_label
 from omlab_medfmc.sets import SETS, Set, join, read_labels, read_submission
 
@@ -46,7 +46,6 @@ class MedFmc(Evaluator):
         summary: dict[str, Value] = {}
         cases: list[dict[str, Any]] = []
         warnings: list[str] = []
-        digests: dict[str, str] = {}
         for name, which, scores_path, labels_path in jobs:
             scores, truth = join(read_submission(scores_path, which), read_labels(labels_path, which), scores_path.name)
             found = multi_label(scores, truth) if which.multi_label else single_label(scores, truth[:, 0])
@@ -58,7 +57,6 @@ class MedFmc(Evaluator):
                     why = "" if row[key] is not None else "no class before it has an AUC"
                     summary[f"{prefix}{key}"] = Value(value=row[key], n=found.images, unit="%", undefined=why)
             warnings += _warnings(name or scores_path.name, found, which, scores, options["absent"])
-            digests |= {str(path.name): sha256_of(path) for path in (scores_path, labels_path)}
         aggregate = None
         if whole:
             values = [row[key] for row in cases for key in ("mAP", "AUC", "accuracy") if row.get(key) is not None]
@@ -69,10 +67,31 @@ class MedFmc(Evaluator):
             options=dict(options),
             environment={
                 "plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__,
-                "scipy": scipy.__version__, "files": digests,
+                "scipy": scipy.__version__,
             },
             machine={"challenge": aggregate, "submissions": cases} if whole else row,
+            illustration=lambda title: _draw(title, cases),
         )  # fmt: skip
+
+
+def _draw(title: str, cases: Sequence[Mapping[str, Any]]) -> Any:
+    """Of one submission every class, of several their figures."""
+    if len(cases) == 1:
+        row = cases[0]
+        panels = [
+            (name, row["classes"], row[key]) for name, key in (("AUC", "class_auc"), ("AP", "class_ap")) if key in row
+        ]
+    else:
+        panels = []
+        for key in ("AUC", "mAP", "accuracy"):
+            rows = [row for row in cases if row.get(key) is not None]
+            if rows:
+                panels.append((key, [row["submission"] for row in rows], [row[key] for row in rows]))
+    drawn = [
+        charts.figures(f"{name}, in per cent", list(map(charts.Figure, names, values)), low=0.0, high=100.0)
+        for name, names, values in panels
+    ]
+    return charts.sheet(title, drawn, cases[0]["submission"] if len(cases) == 1 else f"{len(cases)} submissions")
 
 
 def _row(found: Scores, which: Set, absent: str) -> dict[str, Any]:

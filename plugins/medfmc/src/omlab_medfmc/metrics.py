@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 _EPSILON = float(np.finfo(np.float32).eps)
+#: Exponents beyond are none of float64.
+_GREATEST = 700.0
 #: Score from which a class counts as found, for precision and recall.
 FOUND = 0.5
 
@@ -120,7 +122,8 @@ def single_label(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> Scor
     """
     best = scores.argmax(axis=1)
     correct = (best == labels) & (scores.max(axis=1) > 0)
-    exponents = np.exp(scores)
+    # Not shifted, as upstream has it, unless that would overflow.
+    exponents = np.exp(scores - (scores.max(axis=1, keepdims=True) if scores.max() > _GREATEST else 0.0))
     shares = exponents / exponents.sum(axis=1, keepdims=True)
     classes = range(scores.shape[1])
     return Scores(
