@@ -40,6 +40,8 @@ def html(report: Report, *, rows: str = "Single cases") -> str:
     title = report.title or report.evaluator
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="sub">{escape(_subtitle(report))}</p>']
     parts += [f'<p class="note">{escape(text)}</p>' for text in report.warnings]
+    if report.table:
+        parts.append(_together(report.table))
     parts.append(_figures(report.summary))
     picture = _picture(report, title)
     if picture:
@@ -66,6 +68,16 @@ def _subtitle(report: Report) -> str:
     made = report.environment
     words = [str(made[key]) for key in ("model", "variant", "dataset", "split") if made.get(key)]
     return " · ".join([report.evaluator, *words])
+
+
+def _together(rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts, its first row the headings; all columns but the first are figures."""
+    lines = []
+    for number, row in enumerate(rows):
+        tag = "td" if number else "th"
+        cells = [f"<{tag}{_RIGHT if column else ''}>{escape(text)}</{tag}>" for column, text in enumerate(row)]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
 
 
 def _figures(summary: Mapping[str, Value]) -> str:

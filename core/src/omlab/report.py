@@ -41,6 +41,8 @@ class Report:
     options : options and conventions in force, all that is needed to do it again.
     environment : versions, digests.
     warnings : one line each.
+    table : rows of texts, the headings first, where the figures read better together than one a line; the terminal
+        shows it in place of the summary, the page above it.
     machine : what ``--json`` prints where the evaluator has a stable form of its own; the whole report without.
     illustration : draws the report's picture: takes a title, gives a Pillow image.
     """
@@ -52,12 +54,13 @@ class Report:
     environment: Mapping[str, Any] = attrs.field(factory=dict)
     warnings: Sequence[str] = ()
     title: str = ""
+    table: Sequence[Sequence[str]] = attrs.field(default=(), eq=False)
     machine: Any = attrs.field(default=None, eq=False)
     illustration: Callable[[str], Any] | None = attrs.field(default=None, eq=False)
 
     def as_json(self) -> dict[str, Any]:
         """As JSON-able data; numbers that JSON lacks become the strings ``"inf"``, ``"-inf"`` and ``"nan"``."""
-        shown = attrs.asdict(self, filter=lambda field, _: field.name not in ("machine", "illustration"))
+        shown = attrs.asdict(self, filter=lambda field, _: field.name not in ("table", "machine", "illustration"))
         return jsonable(shown)  # type: ignore[no-any-return]
 
     def as_machine(self) -> Any:

@@ -90,6 +90,52 @@ def test_the_table_is_the_papers(data: Path, tmp_path: Path, capsys: pytest.Capt
         assert len(picture.getcolors(1 << 20)) > 50
 
 
+def test_ranks_are_those_of_the_papers_table(data: Path) -> None:
+    """All eight columns as published; F1 by the recomputed values, since three are 0 and two round to 0.01."""
+    with open(data / "published_elo.csv", encoding="utf-8", newline="") as file:
+        rows = {row["Model Name"]: row for row in csv.DictReader(file)}
+    with open(data / "published_rank.csv", encoding="utf-8", newline="") as file:
+        wanted = {row["Model Name"]: row for row in csv.DictReader(file)}
+    f1 = json.loads((data / "medtriage_expected.json").read_text("utf-8"))
+    columns = [name for name in rows["GPT-4"] if name not in ("Model Name", "AVG Rank")]
+    order = (
+        "GPT-4", "PULSE-Pro", "ChatGPT", "PULSE-OS", "ChatGLM3", "Baichuan2", "BenTsao", "QiZhenGPT", "HuatuoGPT2",
+        "BianQue2", "DoctorGLM", "MING",
+    )  # fmt: skip
+    ranks = {}
+    for name in columns:
+        values = [f1[m]["f1"] if name.startswith("MedTriage") else int(rows[m][name]) for m in order]
+        ranks[name] = dict(zip(order, ranks_by_order(values).tolist(), strict=True))
+        assert ranks[name] == {m: float(wanted[m][name]) for m in order}, name
+    for model in order:
+        mean = np.mean([ranks[name][model] for name in columns])
+        assert f"{mean:.2f}" == wanted[model]["AVG Rank"]
+
+
+def test_ranks_do_not_depend_on_the_order_of_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two models with equal ratings are ranked by their order in the paper's first dataset."""
+    generator = np.random.default_rng(5)
+    for name in ("CheckupQA", "MedQA-USMLE", "other"):
+        rows = [
+            {"model_a": f"m{a}", "model_b": f"m{b}", "score": generator.integers(0, 3, 2).tolist()}
+            for a, b in (generator.choice(6, 2, replace=False) for _ in range(40))
+        ]
+        _battles(tmp_path, rows).rename(tmp_path / f"battles_{name}.jsonl")
+    (tmp_path / "t.json").write_text(
+        json.dumps({"references": ["x"], "predictions": {f"m{i}": [["x", "y"][i % 2]] for i in range(6)}})
+    )
+    found = []
+    for names in (("CheckupQA", "MedQA-USMLE", "other"), ("other", "MedQA-USMLE", "CheckupQA")):
+        files = [str(tmp_path / f"battles_{name}.jsonl") for name in names]
+        more = ["--triage", str(tmp_path / "t.json"), "--rounds", "50"]
+        assert main(["score", "elo", *files, *more, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["ranks"])
+        assert main(["score", "elo", *files, *more]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split()[:2] == ["model", "average"] and len([n for n in lines if n.strip()]) >= 7
+    assert found[0] == pytest.approx(found[1])
+
+
 def test_one_file_prints_the_stable_form(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = data / "battles_CheckupQA.jsonl.gz"
     assert main(["score", "elo", str(path), "--rounds", "1000", "--seed", "0", "--json"]) == 0

@@ -66,6 +66,9 @@ def show(report: Any, out: Path | None, as_json: bool) -> None:
             continue
         bounds = f"{value.low:.4g} to {value.high:.4g}" if value.low is not None and value.high is not None else ""
         rows.append([name, f"{value.value:.5g} {value.unit}".strip(), bounds, str(value.n)])
-    click.echo(table(["metric", "value", "95 % interval", "cases"], rows))
+    if report.table:
+        click.echo(table(list(report.table[0]), [list(row) for row in report.table[1:]]))
+    else:
+        click.echo(table(["metric", "value", "95 % interval", "cases"], rows))
     for warning in report.warnings:
         click.echo(click.style("  note ", fg="yellow") + warning, err=True)

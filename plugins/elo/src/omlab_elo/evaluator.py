@@ -16,6 +16,10 @@ from omlab_elo.leaderboard import Board, draw
 from omlab_elo.ranks import ranks_by_mean, ranks_by_order, read_triage
 from omlab_elo.rating import Ratings, rate
 
+#: Dataset whose ratings order the rows of the paper's Table 2, which decides its ranks among equals.
+FIRST = "MedQA-USMLE"
+TRIAGE = "triage F1"
+
 
 class EloEvaluator(Evaluator):
     """Ratings of every dataset, and ranks over all of them."""
@@ -54,6 +58,7 @@ class EloEvaluator(Evaluator):
             options={**options, "interval": "2.5 % and 97.5 % of the bootstrap ratings"},
             environment={"plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__},
             warnings=[text for ratings in rated for text in _warnings(ratings)],
+            table=_table(board),
             machine=machine[0] if len(machine) == 1 and not f1 else many,
             illustration=lambda title: draw(board, rated, title),
         )  # fmt: skip
@@ -71,14 +76,15 @@ def _machine(ratings: Ratings) -> dict[str, Any]:
 
 
 def _board(rated: Sequence[Ratings], f1: Mapping[str, float], ties: str) -> Board:
-    """Models in the order of the first dataset's ratings, best first, with the rank in each column and their mean."""
-    first = rated[0]
+    """Models in the order of the ratings in the paper's first dataset, else in the first of all, best first, with the
+    rank in each column and their mean: so the paper's ties fall as they do there, in whatever order its files come."""
+    first = next((ratings for ratings in rated if ratings.battles.name == FIRST), rated[0])
     best = first.of(np.where(np.isnan(first.median), first.online, first.median))
     others = {model: None for ratings in rated for model in ratings.battles.models if model not in best}
     models = [*sorted(best, key=lambda model: -best[model]), *others]
     columns = {r.battles.name: dict(zip(r.battles.models, map(float, r.published), strict=True)) for r in rated}
     if f1:
-        columns["triage F1"] = dict(f1)
+        columns[TRIAGE] = dict(f1)
     rank = ranks_by_order if ties == "order" else ranks_by_mean
     ranks: dict[str, dict[str, float]] = {}
     for name, column in columns.items():
@@ -86,6 +92,20 @@ def _board(rated: Sequence[Ratings], f1: Mapping[str, float], ties: str) -> Boar
         ranks[name] = dict(zip(present, rank([column[m] for m in present]).tolist(), strict=True))
     average = [float(np.mean([ranks[name][m] for name in columns if m in ranks[name]] or [np.nan])) for m in models]
     return Board(tuple(models), columns, ranks, tuple(average))
+
+
+def _table(board: Board) -> list[list[str]]:
+    """The leaderboard, best mean rank first: a column a dataset, whole ratings with the rank in it."""
+    rows = [["model", "average rank", *board.columns]]
+    for i in sorted(range(len(board.models)), key=lambda i: board.average[i]):
+        model = board.models[i]
+        cells = []
+        for name, column in board.columns.items():
+            value = column.get(model)
+            shown = "" if value is None else f"{value:.0f}" if name != TRIAGE else f"{value:.4f}"
+            cells.append(f"{shown} ({board.ranks[name][model]:g})" if shown else "")
+        rows.append([model, f"{board.average[i]:.4g}", *cells])
+    return rows
 
 
 def _summary(rated: Sequence[Ratings], board: Board, f1: Mapping[str, float]) -> dict[str, Value]:
@@ -107,7 +127,7 @@ def _summary(rated: Sequence[Ratings], board: Board, f1: Mapping[str, float]) ->
                 else Value(value=median, low=float(ratings.low[at]), high=float(ratings.high[at]), n=count)
             )
         if model in f1:
-            found[f"{model}/triage F1"] = Value(value=f1[model])
+            found[f"{model}/{TRIAGE}"] = Value(value=f1[model])
     return found
 
 
