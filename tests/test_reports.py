@@ -124,3 +124,67 @@ def test_from_the_command_line(
     (tmp_path / "other.json").write_text('{"a": 1}')
     assert main(["compare", paths[0], str(tmp_path / "other.json")]) == 1
     assert "is no report" in capsys.readouterr().err
+
+
+def test_figures_that_are_no_mean_over_cases_are_drawn_by_their_evaluator(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """AUC of two classifiers of the same images: the better one is told apart, and one against itself is not."""
+    generator = np.random.default_rng(0)
+    wanted = np.arange(200) % 2
+    (tmp_path / "r.csv").write_text(
+        "name,label\n" + "".join(f"{n},{['no', 'yes'][w]}\n" for n, w in enumerate(wanted))
+    )
+    for name, skill in (("weak", 0.5), ("strong", 2.0)):
+        share = 1 / (1 + np.exp(-(skill * (2 * wanted - 1) + generator.normal(0, 1, 200))))
+        rows = "".join(f"{n},{1 - p},{p}\n" for n, p in enumerate(share))
+        (tmp_path / f"{name}.csv").write_text("name,no,yes\n" + rows)
+        files = [str(tmp_path / f"{name}.csv"), str(tmp_path / "r.csv")]
+        assert main(["score", "classification", *files, "--rounds", "0", "-o", str(tmp_path / f"{name}.json")]) == 0
+    capsys.readouterr()
+    found = []
+    for pair in (("weak", "strong"), ("weak", "weak")):
+        paths = [str(tmp_path / f"{name}.json") for name in pair]
+        assert main(["compare", *paths, "--rounds", "200", "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)["metrics"]
+        found.append({row["metric"]: row for row in rows})
+    better = found[0]["auc"]
+    assert better["low"] < better["difference"] < better["high"] and better["verdict"] == "differs"
+    assert better["difference"] == pytest.approx(better["values"][1] - better["values"][0])
+    assert better["cases"] == 200 and found[0]["kappa"]["verdict"] == "differs"
+    assert found[1]["auc"]["low"] == found[1]["auc"]["high"] == 0 and found[1]["auc"]["verdict"] == "not told apart"
+    report = json.loads((tmp_path / "weak.json").read_text("utf-8"))
+    report["cases"][0]["reference"] = ["yes"]
+    (tmp_path / "other.json").write_text(json.dumps(report))
+    assert main(["compare", str(tmp_path / "weak.json"), str(tmp_path / "other.json")]) == 1
+    assert "0: the reports say that it is of different classes" in capsys.readouterr().err
+
+
+def test_assays_and_answers_are_drawn_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = np.random.default_rng(1)
+    for side in ("f", "s1", "s2"):
+        (tmp_path / side).mkdir()
+    for number in range(8):
+        measured = generator.normal(size=30)
+        for side, noise, column in (("f", 0.0, "score"), ("s1", 1.5, "predict_score"), ("s2", 0.2, "predict_score")):
+            values = measured + noise * generator.normal(size=30)
+            rows = "".join(f"A{n}C,{v}\n" for n, v in enumerate(values, 1))
+            (tmp_path / side / f"a{number}.csv").write_text(f"mutant,{column}\n{rows}")
+    for side in ("s1", "s2"):
+        files = [str(tmp_path / side), str(tmp_path / "f")]
+        assert main(["score", "fitness", *files, "--rounds", "0", "-o", str(tmp_path / f"{side}.json")]) == 0
+    for name, right in (("b1", 5), ("b2", 38)):
+        case = {
+            "evaluator": "MedBenchEvaluator", "predictions": ["A"] * right + ["B"] * (40 - right),
+            "references": [["A"]] * 40,
+        }  # fmt: skip
+        (tmp_path / f"{name}.in.json").write_text(json.dumps([case]))
+        assert main(["score", "medbench", str(tmp_path / f"{name}.in.json"), "-o", str(tmp_path / f"{name}.json")]) == 0
+    capsys.readouterr()
+    for pair, metric, cases in ((("s1", "s2"), "average/spearman", 8), (("b1", "b2"), "Accuracy", 40)):
+        paths = [str(tmp_path / f"{name}.json") for name in pair]
+        assert main(["compare", *paths, "--rounds", "500", "--json", "--only", metric]) == 0
+        (row,) = json.loads(capsys.readouterr().out)["metrics"]
+        assert (
+            row["verdict"] == "differs" and row["cases"] == cases and 0 < row["low"] < row["difference"] < row["high"]
+        )

@@ -6,11 +6,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from omlab.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from omlab.evaluator import Evaluator, Resampled
 
 #: Cases below which no interval is given.
 FEWEST = 5
@@ -57,11 +60,17 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def compare(reports: Sequence[Mapping[str, Any]], *, rounds: int = 10_000, seed: int = 0) -> list[Row]:
+def compare(
+    reports: Sequence[Mapping[str, Any]], *, rounds: int = 10_000, seed: int = 0, evaluator: Evaluator | None = None
+) -> list[Row]:
     """Every figure of the reports, and how the last differs from the first.
 
     Where a report has the metric for single cases, the same cases are drawn for both sides, so that what makes a case
     hard for both does not count (paired percentile bootstrap of the mean difference).
+
+    Parameters
+    ----------
+    evaluator : of the reports; draws figures that are no mean over cases, say an AUC.
 
     Raises
     ------
@@ -74,7 +83,24 @@ def compare(reports: Sequence[Mapping[str, Any]], *, rounds: int = 10_000, seed:
     if len(evaluators) > 1:
         raise UsageError(f"the reports are of different evaluators: {', '.join(sorted(evaluators))}")
     metrics = dict.fromkeys(name for report in reports for name in report["summary"])
-    return [_row(metric, reports, rounds, seed) for metric in metrics]
+    drawn = evaluator.resampled([reports[0], reports[-1]], rounds=rounds, seed=seed) if evaluator is not None else {}
+    return [
+        _drawn(metric, reports, drawn[metric]) if metric in drawn else _row(metric, reports, rounds, seed)
+        for metric in metrics
+    ]
+
+
+def _drawn(metric: str, reports: Sequence[Mapping[str, Any]], found: Resampled) -> Row:
+    import numpy as np
+
+    values = tuple(_number(report["summary"].get(metric, {}).get("value")) for report in reports)
+    gaps = found.draws[-1] - found.draws[0]
+    gaps = gaps[np.isfinite(gaps)]
+    gap = float(found.values[-1] - found.values[0])
+    if found.cases < FEWEST or not len(gaps) or not math.isfinite(gap):
+        return Row(metric=metric, values=values, difference=gap if math.isfinite(gap) else None)
+    low, high = np.percentile(gaps, [2.5, 97.5])
+    return Row(metric=metric, values=values, difference=gap, low=float(low), high=float(high), cases=found.cases)
 
 
 def _row(metric: str, reports: Sequence[Mapping[str, Any]], rounds: int, seed: int) -> Row:

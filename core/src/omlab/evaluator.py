@@ -40,6 +40,22 @@ class Pair:
         self.refused(error)
 
 
+@attrs.frozen(eq=False)
+class Resampled:
+    """A figure of several reports over the cases that they share.
+
+    Attributes
+    ----------
+    values : [reports] over all of the shared cases.
+    draws : [reports, rounds] over cases drawn with replacement, the same for every report; NaN where it is undefined.
+    cases : how many they share.
+    """
+
+    values: Any
+    draws: Any
+    cases: int
+
+
 class Evaluator:
     """Base of every contributed evaluator."""
 
@@ -49,6 +65,11 @@ class Evaluator:
     def score(self, pairs: Iterable[Pair], options: Mapping[str, Any]) -> Report:
         """Score pairs as they come; a pair is dropped from memory once it is scored."""
         raise TypeError(f"{type(self).__name__} must define score()")
+
+    def resampled(self, reports: Sequence[Mapping[str, Any]], *, rounds: int, seed: int) -> Mapping[str, Resampled]:
+        """Figures that are no mean over cases, of several reports as JSON gives them, on the same draws of the cases
+        that all of them have: metric -> draws. :func:`omlab.comparing.compare` asks for them; none without."""
+        return {}
 
     def score_files(self, files: Sequence[Path], options: Mapping[str, Any]) -> Report:
         """Score files that exist, ``omlab score EVALUATOR FILES...``; what they are is the evaluator's affair."""

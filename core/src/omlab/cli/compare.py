@@ -15,16 +15,26 @@ import click
 @click.option("--rounds", type=click.IntRange(100), default=10_000, show_default=True, help="Bootstrap rounds.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def command(reports: tuple[Path, ...], only: str | None, rounds: int, seed: int, as_json: bool) -> None:
+@click.pass_context
+def command(
+    context: click.Context, reports: tuple[Path, ...], only: str | None, rounds: int, seed: int, as_json: bool
+) -> None:
     """Compare reports of one evaluator side by side, the last with the first.
 
-    REPORTS are JSON files of `omlab score -o` or `omlab evaluate -o`. Where they have a metric for single cases, the
-    difference gets a 95 % interval by paired bootstrap over the cases that both have.
+    REPORTS are JSON files of `omlab score -o` or `omlab evaluate -o`. Where they have a metric for single cases, or the
+    evaluator can take it again from them, the difference gets a 95 % interval by paired bootstrap over the cases that
+    both have.
     """
+    from omlab.cli.main import registry_of
     from omlab.cli.text import table
     from omlab.comparing import compare, read
+    from omlab.vocabulary import Kind
 
-    rows = compare([read(path) for path in reports], rounds=rounds, seed=seed)
+    found = [read(path) for path in reports]
+    registry, name = registry_of(context), str(found[0]["evaluator"])
+    known = name in registry.cards(Kind.EVALUATOR)
+    evaluator = registry.load(Kind.EVALUATOR, name) if known else None
+    rows = compare(found, rounds=rounds, seed=seed, evaluator=evaluator)
     rows = [row for row in rows if not only or only in row.metric]
     if as_json:
         shown = [attrs.asdict(row) | {"verdict": row.verdict} for row in rows]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from omlab.errors import InputError, UsageError
-from omlab.evaluator import Evaluator, Pair
+from omlab.evaluator import Evaluator, Pair, Resampled
 from omlab.report import Report, Value
 from omlab.results import Classification
 from omlab_classification.files import read_pairs
@@ -19,6 +19,8 @@ from omlab_classification.pictures import draw
 
 #: How far the probabilities of classes that exclude each other may sum from 1.
 _SUM = 0.01
+#: Rounds of a comparison; each takes every metric of both sides anew.
+ROUNDS = 1000
 _UNDEFINED = {
     "auc": "no class has both cases with it and cases without",
     "average_precision": "no class has a case",
@@ -69,6 +71,46 @@ class ClassificationEvaluator(Evaluator):
             environment={"plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__},
             illustration=lambda title: draw(title, classes, probabilities, truth, each["auc"], **settings),
         )  # fmt: skip
+
+    def resampled(self, reports: Sequence[Mapping[str, Any]], *, rounds: int, seed: int) -> Mapping[str, Resampled]:
+        """Every macro value over cases drawn with replacement, at most :data:`ROUNDS` times.
+
+        Raises
+        ------
+        omlab.errors.InputError
+            The reports are of other classes, or say of one case that it is of different ones.
+        """
+        tables = [{row["case"]: row for row in report["cases"]} for report in reports]
+        shared = [name for name in tables[0] if all(name in table for table in tables)]
+        if not shared:
+            return {}
+        classes = list(tables[0][shared[0]]["probabilities"])
+        for name in shared:
+            rows = [table[name] for table in tables]
+            if any(set(row["probabilities"]) != set(classes) for row in rows):
+                raise InputError(f"{name}: the reports have other classes, {', '.join(classes)} in the first")
+            if any(set(row["reference"]) != set(rows[0]["reference"]) for row in rows):
+                raise InputError(f"{name}: the reports say that it is of different classes")
+        truth = np.array([[c in tables[0][name]["reference"] for c in classes] for name in shared])
+        given = np.array([[[t[name]["probabilities"][c] for c in classes] for name in shared] for t in tables])
+        options = [report["options"] for report in reports]
+        settings = [{key: own[key] for key in ("exclusive", "threshold", "bins")} for own in options]
+        generator = np.random.default_rng(seed)
+        drawn: list[list[dict[str, float]]] = [[] for _ in reports]
+        for _ in range(min(rounds, ROUNDS)):
+            chosen = generator.integers(0, len(shared), len(shared))
+            for place, setting in enumerate(settings):
+                drawn[place].append(overall(given[place][chosen], truth[chosen], **setting)[0])
+        whole = [overall(given[place], truth, **setting)[0] for place, setting in enumerate(settings)]
+        return {
+            name: Resampled(
+                np.array([found[name] for found in whole]),
+                np.array([[one[name] for one in rows] for rows in drawn]),
+                len(shared),
+            )
+            for name in whole[0]
+            if all(name in found for found in whole)
+        }
 
     def score_files(self, files: Sequence[Path], options: Mapping[str, Any]) -> Report:
         """Two CSV files (:func:`omlab_classification.files.read_pairs`)."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from omlab import charts
 from omlab.errors import InputError, UsageError
-from omlab.evaluator import Evaluator, Pair
+from omlab.evaluator import Evaluator, Pair, Resampled
 from omlab.report import Report, Value
 from omlab_fitness.assays import Assay, column_of, draws, join, spearman, values_of
 
@@ -67,6 +67,20 @@ class FitnessEvaluator(Evaluator):
                 yield assay
 
         return self._report(assays(), options)
+
+    def resampled(self, reports: Sequence[Mapping[str, Any]], *, rounds: int, seed: int) -> Mapping[str, Resampled]:
+        """The average over assays drawn with replacement."""
+        tables = [
+            {row["assay"]: row["spearman"] for row in report["cases"] if isinstance(row["spearman"], float)}
+            for report in reports
+        ]
+        shared = [name for name in tables[0] if all(name in table for table in tables)]
+        if not shared:
+            return {}
+        values = np.array([[table[name] for name in shared] for table in tables])
+        chosen = np.random.default_rng(seed).integers(0, len(shared), (rounds, len(shared)))
+        found = Resampled(values.mean(axis=1), values[:, chosen].mean(axis=2), len(shared))
+        return {"average/spearman": found}
 
     def _report(self, assays: Iterable[Assay], options: Mapping[str, Any]) -> Report:
         if options["rounds"] < 0:

@@ -8,9 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from omlab import charts
 from omlab.errors import InputError, UsageError
-from omlab.evaluator import Evaluator
+from omlab.evaluator import Evaluator, Resampled
 from omlab.report import Report, Value
 from omlab_medbench.sets import DIMENSIONS, EVALUATORS, Scored, evaluator_of, sound_choice
 
@@ -62,6 +64,23 @@ class MedBench(Evaluator):
             environment={"plugin": self.card.plugin, "version": self.card.version},
             machine=machine, illustration=lambda title: _draw(title, summary),
         )  # fmt: skip
+
+    def resampled(self, reports: Sequence[Mapping[str, Any]], *, rounds: int, seed: int) -> Mapping[str, Resampled]:
+        """Accuracies over answers drawn with replacement, of sets to which all reports have as many answers."""
+        tables = [_correct(report) for report in reports]
+        found = {}
+        for name, first in tables[0].items():
+            if any(len(table.get(name, ())) != len(first) for table in tables):
+                continue
+            correct = np.array([table[name] for table in tables], np.float64) * 100
+            chosen = np.random.default_rng(seed).integers(0, len(first), (rounds, len(first)))
+            draws = np.array([row[chosen].mean(axis=1) for row in correct])
+            found[f"{name}/Accuracy"] = Resampled(correct.mean(axis=1), draws, len(first))
+        return found
+
+
+def _correct(report: Mapping[str, Any]) -> dict[str, list[bool]]:
+    return {row["case"]: row["correct"] for row in report["cases"] if row.get("correct")}
 
 
 def _draw(title: str, summary: Mapping[str, Value]) -> Any:
