@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
+import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
 from typing import Any
 
@@ -49,6 +50,32 @@ def interleaved(
             if number:
                 times[name].append(time.perf_counter() - start)
     return times
+
+
+def compared(
+    what: str,
+    ways: Mapping[str, Callable[[], Any]],
+    baseline: str,
+    rounds: int,
+    *,
+    unit: str,
+    each: Mapping[str, int] | None = None,
+) -> Iterator[Row]:
+    """Rows of ``ways``, run in turn.
+
+    Parameters
+    ----------
+    baseline : the way that the others are compared with.
+    unit : what one call does one of, in the plural; seconds are of one of them.
+    each : how many of them a call of a way does, where it is not one.
+    """
+    counts = each or {}
+    taken = {name: [one / counts.get(name, 1) for one in found] for name, found in interleaved(ways, rounds).items()}
+    base = statistics.median(taken[baseline])
+    for name, found in taken.items():
+        middle = statistics.median(found)
+        note = f"{1 / middle:.1f} {unit}/s"
+        yield Row(what=what, way=name, seconds=middle, best=min(found), ratio=base / middle, note=note)
 
 
 def machine() -> str:
