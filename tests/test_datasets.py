@@ -134,8 +134,8 @@ def test_verify_finds_missing_files_leaks_duplicates_and_what_no_case_uses(table
 
 def test_masks_pair_by_name_and_drawn_masks_are_one_structure(tmp_path: Path) -> None:
     picture(tmp_path / "train/images/a.png"), mask(tmp_path / "train/labels/a_mask.png", value=255)
-    picture(tmp_path / "test/images/b.png"), mask(tmp_path / "test/labels/b.png", value=2)
-    picture(tmp_path / "test/images/c.png")
+    picture(tmp_path / "test/images/b.png", value=60), mask(tmp_path / "test/labels/b.png", value=2)
+    picture(tmp_path / "test/images/c.png", value=30)
     (tmp_path / "classes.json").write_text('{"1": "polyp", "2": "tool"}')
     bound = omlab.load_dataset(f"image-masks:{tmp_path}")
     train, b, c = bound.items()
@@ -454,3 +454,22 @@ def test_a_defect_of_a_plugin_is_a_problem_of_one_case(hand: None, tmp_path: Pat
         ("a.png", "ZeroDivisionError")
     ]
     assert found.read == 2
+
+
+def test_one_image_in_two_splits_and_classes_that_a_split_lacks_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(8):
+        picture(tmp_path / f"{number}.png", value=20 * number)
+    shutil.copy(tmp_path / "1.png", tmp_path / "7.png")
+    rows = [f"{n}.png,{'abc'[n % 3] if n < 6 else 'a'},{'train' if n < 6 else 'test'}" for n in range(8)]
+    (tmp_path / "list.csv").write_text("image,label,split\n" + "\n".join(rows) + "\n")
+    found = verify(omlab.load_dataset(f"image-table:{tmp_path}"))
+    assert [(p.kind, p.where, p.what) for p in found.problems] == [
+        ("twin", "7.png", "is the same, in test, as '1.png' in train"),
+        ("absent", "test", "no case is of 'b'"),
+        ("absent", "test", "no case is of 'c'"),
+    ]
+    assert found.whole  # the files are right; it is for the user to judge
+    assert main(["dataset", "verify", f"image-table:{tmp_path}"]) == 0
+    assert "remark  twin" in capsys.readouterr().out

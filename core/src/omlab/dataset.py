@@ -64,7 +64,7 @@ class Problem:
     Attributes
     ----------
     kind : one word: ``"missing"``, ``"extra"``, ``"damaged"``, ``"unfinished"``, ``"grid"``, ``"leak"``,
-        ``"duplicate"``, ``"count"``, ``"layout"``, ``"reference"``, ``"absent"``.
+        ``"twin"``, ``"duplicate"``, ``"count"``, ``"layout"``, ``"reference"``, ``"absent"``.
     where : file, case or split.
     what : one line, what was found and what was expected.
     error : the dataset cannot be trusted; a remark else.

@@ -48,7 +48,9 @@ def test_cases_have_the_sixteen_organs(root: Path) -> None:
     truth = next(bound.items("test")).truth()
     assert truth.counts()[16] == 101 * 30
     found = verify(bound)
-    assert {p.kind for p in found.problems} == {"count"} and found.read == 5  # whole but for the other 145 scans
+    assert {p.kind for p in found.problems if p.error} == {
+        "count"
+    } and found.read == 5  # whole but for the other 145 scans
 
 
 def test_faults_are_found(root: Path) -> None:

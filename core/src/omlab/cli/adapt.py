@@ -67,6 +67,11 @@ def command(
     MODEL may be a model directory itself. --shots N learns from N cases of each class, drawn by --seed. After Ctrl-C
     the same command with --resume goes on and ends with the same model.
 
+    What is tuned along the way (the epoch that is kept, the strength of a penalty) is chosen on the validation split.
+    Where the dataset has none, a classifier holds back a fifth of the training cases of each class, whole patients,
+    drawn by --seed, and the report says how many; a segmenter then measures an epoch on what it learnt from, and says
+    so. Of --shots nothing is held back: the settings are used as they are. The test split is only measured on.
+
     `omlab adapt MODEL --with ADAPTER --help` also shows the options of adapters.
     """
     from omlab.adapting import adapt, interrupted

@@ -98,7 +98,8 @@ def verify(
     Parameters
     ----------
     settings : where the files of the card are kept, to compare their digests.
-    read : read only so many cases, spread evenly where their number is known; all without, none for 0.
+    read : read only so many cases (and so look for what is in two splits, and for absent classes, only among them or not
+        at all), spread evenly where their number is known; all without, none for 0.
 
     Returns
     -------
@@ -193,7 +194,7 @@ def _cases(
     names: dict[int, str] = {}
     groups: dict[int, str] = {}
     used: dict[str, set[str]] = {}
-    seen: dict[str, set[int]] = {}
+    seen = _Seen()
     held, done = 0, 0
     try:
         total = bound.size()
@@ -218,11 +219,8 @@ def _cases(
     whole = bound.split is None and bound.part is None and held < HELD
     if whole and bound.root is not None and bound.dataset.tells_extra:
         _extra(bound.root, used, problems)
-    if read is None and seen:
-        for split, values in seen.items():
-            for label in bound.dataset.card.labels:
-                if label.value not in values:
-                    problems.found("absent", split, f"no case has '{label.name}'", error=False)
+    if read is None:
+        _absent(bound, seen, problems)
     return cases, done
 
 
@@ -253,9 +251,44 @@ def _present(path: Path, item: Item, problems: _Collected) -> bool:
     return True
 
 
-def _read(item: Item, problems: _Collected, seen: dict[str, set[int]]) -> None:
+@attrs.define
+class _Seen:
+    """What the cases that were read have: by split the values of structures and the names of classes; by the hash of
+    what is in a case its split and name."""
+
+    values: dict[str, set[int]] = attrs.field(factory=dict)
+    classes: dict[str, set[str]] = attrs.field(factory=dict)
+    contents: dict[int, tuple[str, str]] = attrs.field(factory=dict)
+
+
+def _absent(bound: BoundDataset, seen: _Seen, problems: _Collected) -> None:
+    """Structures and classes that no case of a split has."""
+    for split, values in seen.values.items():
+        for label in bound.dataset.card.labels:
+            if label.value not in values:
+                problems.found("absent", split, f"no case has '{label.name}'", error=False)
+    for split, present in seen.classes.items():
+        for name in bound.classes:
+            if name not in present:
+                problems.found("absent", split, f"no case is of '{name}'", error=False)
+
+
+def _content(item: Item, case: Any, seen: _Seen, problems: _Collected) -> None:
+    """Is the same image or scan in another split under another name? A remark: the files are as they were published,
+    but ``omlab adapt`` refuses to learn from them."""
     from omlab.cases import Image, Volume
-    from omlab.results import Segmentation
+    from omlab.labelled import case_digest
+
+    if not isinstance(case, Image | Volume) or len(seen.contents) >= HELD:
+        return
+    split, name = seen.contents.setdefault(hash(case_digest(case)), (item.split, item.name))
+    if split != item.split and name != item.name:
+        problems.found("twin", item.name, f"is the same, in {item.split}, as '{name}' in {split}", error=False)
+
+
+def _read(item: Item, problems: _Collected, seen: _Seen) -> None:
+    from omlab.cases import Image, Volume
+    from omlab.results import Classification, Segmentation
 
     kind = "damaged"
     try:
@@ -268,9 +301,13 @@ def _read(item: Item, problems: _Collected, seen: dict[str, set[int]]) -> None:
     except Exception as error:  # a plugin's defect must not end the other cases
         problems.found(kind, item.name, f"{type(error).__name__}: {error}; a defect of the plugin or of omlab")
         return
+    _content(item, case, seen, problems)
+    if isinstance(truth, Classification):
+        found = seen.classes.setdefault(item.split, set())
+        found.update(name for name, share in zip(truth.classes, truth.probabilities, strict=True) if share > 0.5)
     if not isinstance(truth, Segmentation):
         return
-    seen.setdefault(item.split, set()).update(value for value, count in truth.counts().items() if count)
+    seen.values.setdefault(item.split, set()).update(value for value, count in truth.counts().items() if count)
     if isinstance(case, Volume) and truth.geometry is not None:
         if not case.geometry.same_grid(truth.geometry):
             problems.found("grid", item.name, truth.geometry.difference(case.geometry, "the reference", "the scan"))
