@@ -98,8 +98,8 @@ def verify(
     Parameters
     ----------
     settings : where the files of the card are kept, to compare their digests.
-    read : read only so many cases (and so look for what is in two splits, and for absent classes, only among them or not
-        at all), spread evenly where their number is known; all without, none for 0.
+    read : read only so many cases, spread evenly where their number is known; all without, none for 0. What is in two
+        splits is looked for among those that are read; which classes are absent is only told of all.
 
     Returns
     -------
