@@ -246,7 +246,9 @@ def test_ranks_among_equals() -> None:
         ({"model_a": "x", "model_b": "y"}, "has no verdict"),
         ({"model_a": "x", "model_b": "y", "winner": "x"}, "has no verdict"),
         ({"model_a": "x", "model_b": "y", "score": [1]}, "'score' is two numbers"),
+        ({"model_a": "x", "model_b": "y", "score": [True, 1]}, "'score' is two numbers"),
         ({"model_a": "x", "model_b": "y", "winner": "tie", "i": 0}, "the id 0 is that of line 1 too"),
+        ({"model_a": "x", "model_b": "y", "winner": "tie", "i": [0]}, "neither a number nor a text"),
     ],
 )
 def test_lines_that_are_no_battle(tmp_path: Path, row: dict, message: str) -> None:
@@ -267,3 +269,19 @@ def test_files_that_are_none(tmp_path: Path, content: bytes, message: str) -> No
         reading.read(path)
     with pytest.raises(InputError, match="does not exist"):
         reading.read(tmp_path / "none.jsonl")
+
+
+def test_a_winner_that_the_verdict_does_not_give_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"model_a": "x", "model_b": "y", "judge": "9 1", "winner": "model_b"},
+        {"model_a": "x", "model_b": "y", "judge": "9 1", "winner": "model_a"},
+        {"model_a": "x", "model_b": "y", "judge": "8, 9", "winner": "tie (None)"},
+    ]
+    assert main(["score", "elo", str(_battles(tmp_path, rows)), "--rounds", "30"]) == 0
+    told = capsys.readouterr()
+    assert "own: 1 lines name another winner than their verdict gives, which counts: line 1" in told.err
+    assert "own: 1 verdicts hold no scores and count as ties: line 3 '8, 9'" in told.err
+    head, best, *_ = [line.split() for line in told.out.splitlines() if line.strip()]
+    assert head[:2] == ["model", "rating"] and best[0] == "x" and "to" in best and best[-1] == "3"
+    assert main(["score", "elo"]) == 2
+    assert "found none" in capsys.readouterr().err

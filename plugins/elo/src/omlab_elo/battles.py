@@ -33,6 +33,7 @@ class Battles:
     first, second : [battles] index of side A and of side B into ``models``.
     points : [battles] what side A won: 1, 0, or 0.5 for a tie.
     unparsed : lines (from 1) whose verdict is no pair of scores, with the verdict's beginning; they count as ties.
+    differing : lines that name another winner than their verdict gives; the verdict counts.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Battles:
     second: NDArray[np.int32]
     points: NDArray[np.float64]
     unparsed: tuple[tuple[int, str], ...] = ()
+    differing: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.points)
@@ -90,6 +92,7 @@ def read(path: Path) -> Battles:
     second: list[int] = []
     points: list[float] = []
     unparsed: list[tuple[int, str]] = []
+    differing: list[int] = []
     seen: dict[Any, int] = {}
     for number, row in lines_of(path):
         place = f"{path.name}, line {number}"
@@ -99,20 +102,23 @@ def read(path: Path) -> Battles:
         if a == b:
             raise InputError(f"{place}: '{a}' fights itself")
         identity = row.get("i", row.get("id"))
+        if isinstance(identity, list | dict):
+            raise InputError(f"{place}: the id {identity} is neither a number nor a text")
         if identity is not None and seen.setdefault(identity, number) != number:
             raise InputError(f"{place}: the id {identity} is that of line {seen[identity]} too")
         winner, said = _winner(row, place)
         if winner == UNPARSED:
             unparsed.append((number, " ".join(said.split())[:60]))
+        if row.get("winner", winner) not in (winner, None):
+            differing.append(number)
         first.append(names.setdefault(a, len(names)))
         second.append(names.setdefault(b, len(names)))
         points.append(_POINTS[winner])
     if not points:
         raise InputError(f"{path.name}: holds no battle")
     stem = path.name.removesuffix(".gz").removesuffix(".jsonl").removeprefix("battles_")
-    return Battles(
-        stem, tuple(names), np.array(first, np.int32), np.array(second, np.int32), np.array(points), tuple(unparsed)
-    )
+    sides = np.array(first, np.int32), np.array(second, np.int32)
+    return Battles(stem, tuple(names), *sides, np.array(points), tuple(unparsed), tuple(differing))
 
 
 def _winner(row: dict[str, Any], place: str) -> tuple[str, str]:
@@ -126,12 +132,16 @@ def _winner(row: dict[str, Any], place: str) -> tuple[str, str]:
         scores = row["score"]
         if scores is None:
             return UNPARSED, ""
-        if not (isinstance(scores, list) and len(scores) == 2 and all(isinstance(s, int | float) for s in scores)):
+        if not (isinstance(scores, list) and len(scores) == 2 and all(map(_is_number, scores))):
             raise InputError(f"{place}: 'score' is two numbers or null, found {scores!r}")
         return winner_of(scores_of(f"{scores[0]} {scores[1]}")), str(scores)
     if row.get("winner") in WINNERS:
         return row["winner"], ""
     raise InputError(f"{place}: has no verdict; expected 'judge', 'output', 'score' or 'winner' ({', '.join(WINNERS)})")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _content(output: Any, place: str) -> str | None:

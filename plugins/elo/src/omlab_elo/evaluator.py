@@ -32,8 +32,10 @@ class EloEvaluator(Evaluator):
         omlab.errors.InputError
             A file is no file of battles, or two files are of one dataset.
         omlab.errors.UsageError
-            The number of rounds or K makes no sense.
+            There is no file, or the number of rounds or K makes no sense.
         """
+        if not files:
+            raise UsageError("elo takes files of battles, found none", remedy="omlab score elo BATTLES.jsonl ...")
         if options["rounds"] < 0 or not options["k"] > 0:
             raise UsageError("elo takes rounds of 0 or more and a K above 0")
         every = [reading.read(path) for path in files]
@@ -58,7 +60,7 @@ class EloEvaluator(Evaluator):
             options={**options, "interval": "2.5 % and 97.5 % of the bootstrap ratings"},
             environment={"plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__},
             warnings=[text for ratings in rated for text in _warnings(ratings)],
-            table=_table(board),
+            table=_table(board) if len(board.columns) > 1 else _alone(rated[0]),
             machine=machine[0] if len(machine) == 1 and not f1 else many,
             illustration=lambda title: draw(board, rated, title),
         )  # fmt: skip
@@ -108,6 +110,17 @@ def _table(board: Board) -> list[list[str]]:
     return rows
 
 
+def _alone(ratings: Ratings) -> list[list[str]]:
+    """The leaderboard of one dataset, best first."""
+    rows = [["model", "rating", "95 % interval", "in order", "battles"]]
+    best = np.where(np.isnan(ratings.median), ratings.online, ratings.median)
+    for i in np.argsort(-best, kind="stable"):
+        count = int(((ratings.battles.first == i) | (ratings.battles.second == i)).sum())
+        bounds = "" if np.isnan(ratings.low[i]) else f"{ratings.low[i]:.0f} to {ratings.high[i]:.0f}"
+        rows.append([ratings.battles.models[i], f"{best[i]:.1f}", bounds, f"{ratings.online[i]:.1f}", str(count)])
+    return rows
+
+
 def _summary(rated: Sequence[Ratings], board: Board, f1: Mapping[str, float]) -> dict[str, Value]:
     found: dict[str, Value] = {}
     order = sorted(range(len(board.models)), key=lambda i: board.average[i])
@@ -144,9 +157,19 @@ def _rows(rated: Sequence[Ratings]) -> list[dict[str, Any]]:
 
 
 def _warnings(ratings: Ratings) -> list[str]:
-    unparsed = ratings.battles.unparsed
-    if not unparsed:
-        return []
-    listed = "; ".join(f"line {number} '{text}'" for number, text in unparsed[: reading.LISTED])
-    more = f" and {len(unparsed) - reading.LISTED} more" if len(unparsed) > reading.LISTED else ""
-    return [f"{ratings.battles.name}: {len(unparsed)} verdicts hold no scores and count as ties: {listed}{more}"]
+    name, told = ratings.battles.name, []
+    unparsed, differing = ratings.battles.unparsed, ratings.battles.differing
+    if unparsed:
+        listed = "; ".join(f"line {number} '{text}'" for number, text in unparsed[: reading.LISTED])
+        told.append(f"{name}: {len(unparsed)} verdicts hold no scores and count as ties: {listed}{_more(unparsed)}")
+    if differing:
+        listed = ", ".join(f"line {number}" for number in differing[: reading.LISTED])
+        told.append(
+            f"{name}: {len(differing)} lines name another winner than their verdict gives, which counts: {listed}"
+            f"{_more(differing)}"
+        )
+    return told
+
+
+def _more(listed: Sequence[Any]) -> str:
+    return f" and {len(listed) - reading.LISTED} more" if len(listed) > reading.LISTED else ""
