@@ -121,9 +121,17 @@ def test_from_the_command_line(
     (metric,) = json.loads(capsys.readouterr().out)["metrics"]
     assert len(metric["values"]) == 3
     assert main(["compare", paths[0], str(tmp_path / "none.json")]) == 1
-    (tmp_path / "other.json").write_text('{"a": 1}')
-    assert main(["compare", paths[0], str(tmp_path / "other.json")]) == 1
-    assert "is no report" in capsys.readouterr().err
+    for text in (
+        '{"a": 1}',
+        "[]",
+        '{"summary": {"a": 1}, "evaluator": "x"}',
+        '{"summary": {}, "evaluator": "x", "cases": 5}',
+    ):
+        (tmp_path / "other.json").write_text(text)
+        assert main(["compare", paths[0], str(tmp_path / "other.json")]) == 1
+        assert "is no report" in capsys.readouterr().err
+    (tmp_path / "other.json").write_text('{"summary": {}, "evaluator": "classification"}')
+    assert main(["compare", str(tmp_path / "other.json"), str(tmp_path / "other.json")]) == 0
 
 
 def test_figures_that_are_no_mean_over_cases_are_drawn_by_their_evaluator(
@@ -132,9 +140,7 @@ def test_figures_that_are_no_mean_over_cases_are_drawn_by_their_evaluator(
     """AUC of two classifiers of the same images: the better one is told apart, and one against itself is not."""
     generator = np.random.default_rng(0)
     wanted = np.arange(200) % 2
-    (tmp_path / "r.csv").write_text(
-        "name,label\n" + "".join(f"{n},{['no', 'yes'][w]}\n" for n, w in enumerate(wanted))
-    )
+    (tmp_path / "r.csv").write_text("name,label\n" + "".join(f"{n},{['no', 'yes'][w]}\n" for n, w in enumerate(wanted)))
     for name, skill in (("weak", 0.5), ("strong", 2.0)):
         share = 1 / (1 + np.exp(-(skill * (2 * wanted - 1) + generator.normal(0, 1, 200))))
         rows = "".join(f"{n},{1 - p},{p}\n" for n, p in enumerate(share))

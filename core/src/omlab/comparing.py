@@ -55,7 +55,9 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: does not exist, a report was expected") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("summary"), dict) or "evaluator" not in found:
+    summary, cases = (found.get("summary"), found.get("cases", [])) if isinstance(found, dict) else (None, None)
+    sound = isinstance(summary, dict) and isinstance(cases, list) and "evaluator" in found
+    if not sound or not all(isinstance(part, dict) for part in (*summary.values(), *cases)):
         raise InputError(f"{path}: is no report", remedy="omlab score ... -o FILE writes one")
     return found
 

@@ -181,3 +181,10 @@ def test_one_case_that_does_not_fit_is_left_out_where_somebody_is_told() -> None
     bad = attrs.evolve(_pair("bad", [0.5, float("nan"), 0.5], 0), refused=lambda error: told.append(error.message))
     report = _report([_pair("x", [1, 0, 0], 0), bad, _pair("y", [0, 1, 0], 1)])
     assert len(report.cases) == 2 and "bad: probabilities lie between 0 and 1" in told[0]
+
+
+def test_options_without_sense(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("name,a,b\nx,1,0\n")
+    (tmp_path / "r.csv").write_text("name,label\nx,a\n")
+    for more in (["--bins", "0"], ["--rounds", "-5"]):
+        assert main(["score", "classification", str(tmp_path / "p.csv"), str(tmp_path / "r.csv"), *more]) == 2

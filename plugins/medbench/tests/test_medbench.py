@@ -113,6 +113,15 @@ def test_answers_to_one_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ("{", [], 1, "is no JSON"),
         ("{}", [], 1, "holds no 'cases'"),
         ('[{"evaluator": "MedBenchEvaluator"}]', [], 1, "case 1: has no 'predictions'"),
+        ("[1]", [], 1, "case 1: expected an object, found int"),
+        ('[{"evaluator": ["X"], "predictions": [], "references": []}]', [], 1, "is no evaluator"),
+        (
+            '[{"evaluator": "MedBenchEvaluator", "predictions": "A", "references": ["A"]}]',
+            [],
+            1,
+            "'predictions' is a list",
+        ),
+        ('[{"evaluator": "MedBenchEvaluator", "predictions": ["A"], "references": 5}]', [], 1, "is a list, found int"),
         ('[{"evaluator": "X", "predictions": [], "references": []}]', [], 1, "'X' is no evaluator"),
         (
             '[{"evaluator": "MedBenchEvaluator_NLG", "predictions": ["a"], "references": []}]',

@@ -122,6 +122,14 @@ def test_raw_scores_that_are_large_do_not_overflow(tmp_path: Path, capsys: pytes
     assert len(report["environment"]["files"]) == 2 and (tmp_path / "r.png").is_file()
 
 
+def test_blanks_in_place_of_commas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "l.txt").write_text("a b.png 1\nc d.png 0\n")
+    (tmp_path / "s.csv").write_text("a b.png 0.2 0.8\nc d.png 0.9 0.1\n")
+    arguments = ["--dataset", "colon", "--labels", str(tmp_path / "l.txt"), "--submission", str(tmp_path / "s.csv")]
+    assert main(["score", "medfmc", *arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == 100.0
+
+
 LABELS = "a.png 1\nb b.png 0\n"
 
 

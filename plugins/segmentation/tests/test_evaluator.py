@@ -109,6 +109,12 @@ def test_the_wrong_number_of_paths(evaluator: SegmentationEvaluator, tmp_path: P
         evaluator.score_files([tmp_path] * count, _options(evaluator))
 
 
+@pytest.mark.parametrize("given", [{"rounds": 0}, {"tolerance_mm": -1.0}, {"tolerance_mm": float("nan")}])
+def test_options_without_sense(evaluator: SegmentationEvaluator, given: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="rounds of 1 or more"):
+        evaluator.score([], _options(evaluator, **given))
+
+
 def test_files_that_are_no_label_maps(evaluator: SegmentationEvaluator, tmp_path: Path) -> None:
     reference = _save(tmp_path, "b.nii.gz", _box(3, 7))
     with pytest.raises(InputError, match="does not exist"):

@@ -39,7 +39,11 @@ class ClassificationEvaluator(Evaluator):
         ------
         omlab.errors.InputError
             Classes differ between cases, a probability is no number in 0..1, or there is no case.
+        omlab.errors.UsageError
+            There is no bin, or a negative number of rounds.
         """
+        if options["bins"] < 1 or options["rounds"] < 0:
+            raise UsageError("classification takes 1 bin or more, and rounds of 0 or more")
         names, probabilities, truth, exclusive, classes = _collect(pairs)
         settings = {"exclusive": exclusive, "threshold": options["threshold"], "bins": options["bins"]}
         found, each = overall(probabilities, truth, **settings)
@@ -80,7 +84,7 @@ class ClassificationEvaluator(Evaluator):
         omlab.errors.InputError
             The reports are of other classes, or say of one case that it is of different ones.
         """
-        tables = [{row["case"]: row for row in report["cases"]} for report in reports]
+        tables = [{row["case"]: row for row in report.get("cases", ())} for report in reports]
         shared = [name for name in tables[0] if all(name in table for table in tables)]
         if not shared:
             return {}

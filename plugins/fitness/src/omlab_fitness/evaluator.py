@@ -71,7 +71,7 @@ class FitnessEvaluator(Evaluator):
     def resampled(self, reports: Sequence[Mapping[str, Any]], *, rounds: int, seed: int) -> Mapping[str, Resampled]:
         """The average over assays drawn with replacement."""
         tables = [
-            {row["assay"]: row["spearman"] for row in report["cases"] if isinstance(row["spearman"], float)}
+            {row["assay"]: row["spearman"] for row in report.get("cases", ()) if isinstance(row["spearman"], float)}
             for report in reports
         ]
         shared = [name for name in tables[0] if all(name in table for table in tables)]

@@ -80,7 +80,7 @@ class MedBench(Evaluator):
 
 
 def _correct(report: Mapping[str, Any]) -> dict[str, list[bool]]:
-    return {row["case"]: row["correct"] for row in report["cases"] if row.get("correct")}
+    return {row["case"]: row["correct"] for row in report.get("cases", ()) if row.get("correct")}
 
 
 def _draw(title: str, summary: Mapping[str, Value]) -> Any:
@@ -112,13 +112,18 @@ def _cases(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path.name}: holds no 'cases'", remedy="For answers to one set, name it with --set")
     for number, case in enumerate(cases, start=1):
         place = f"{path.name}, case {number}"
-        lacking = next((k for k in ("evaluator", "predictions", "references") if k not in (case or {})), None)
+        if not isinstance(case, Mapping):
+            raise InputError(f"{place}: expected an object, found {type(case).__name__}")
+        lacking = next((k for k in ("evaluator", "predictions", "references") if k not in case), None)
         if lacking:
             raise InputError(f"{place}: has no '{lacking}'")
-        if case["evaluator"] not in EVALUATORS:
+        if not isinstance(case["evaluator"], str) or case["evaluator"] not in EVALUATORS:
             raise InputError(
                 f"{place}: '{case['evaluator']}' is no evaluator", remedy=f"They are {', '.join(EVALUATORS)}"
             )
+        odd = next((key for key in ("predictions", "references") if not isinstance(case[key], list)), None)
+        if odd:
+            raise InputError(f"{place}: '{odd}' is a list, found {type(case[odd]).__name__}")
         if len(case["predictions"]) != len(case["references"]):
             raise InputError(
                 f"{place}: has {len(case['predictions'])} predictions and {len(case['references'])} references"

@@ -86,7 +86,8 @@ def read_labels(path: Path, which: Set) -> dict[str, NDArray[np.int64]]:
 
 
 def read_submission(path: Path, which: Set) -> dict[str, NDArray[np.float64]]:
-    """Image -> [classes] scores of a submission (gzip or not): a name and a score a class, commas between, no header.
+    """Image -> [classes] scores of a submission (gzip or not): a name and a score a class, no header. Commas stand
+    between, or blanks, as one of upstream's scripts writes them.
 
     Raises
     ------
@@ -97,7 +98,8 @@ def read_submission(path: Path, which: Set) -> dict[str, NDArray[np.float64]]:
     for number, row in enumerate(csv.reader(io.StringIO(text_of(path))), start=1):
         if not row:
             continue
-        name, scores = row[0].strip(), row[1:]
+        parts = row if len(row) > 1 else row[0].strip().rsplit(" ", len(which.classes))
+        name, scores = parts[0].strip(), parts[1:]
         if len(scores) != len(which.classes):
             raise InputError(
                 f"{path.name}, line {number}: has {len(scores)} scores, {which.name} has {len(which.classes)} classes"

@@ -33,7 +33,11 @@ class SegmentationEvaluator(Evaluator):
         ------
         omlab.errors.InputError
             Prediction and reference are on different grids.
+        omlab.errors.UsageError
+            The tolerance is negative, or the bootstrap has no round.
         """
+        if options["rounds"] < 1 or not options["tolerance_mm"] >= 0:
+            raise UsageError("segmentation takes rounds of 1 or more, and a tolerance of 0 mm or more")
         cases: list[_Case] = []
         warnings: list[str] = []
         worst = Worst()
