@@ -2,14 +2,16 @@
 
     python tools/bench/stunet.py [SCAN] [--size small] [--precision float32] [--precision bfloat16] [--tile 2]
     python tools/bench/stunet.py [SCAN] --fitted FOLDER/model
+    python tools/bench/stunet.py [SCAN] --no-peer --precision float32 --tile 2 --tile 4 --large
 
 Every way is a process of its own: from file to label map, without mirroring, second run (engines are built before).
 Weights are name-seeded, so none are fetched. The peer lives in an environment of its own below the user's cache, made
 on the first run; it averages logits, so the plugin's network runs by nnU-Net 2's rules here too (plan version 2).
 Beside wall time stands processor time, which a busy machine disturbs less. ``--tile N`` measures the memory of ours on
-the scan repeated N times along its length, which must stay flat. ``--fitted`` takes the network of a model directory,
-say the one that ``tools/proofs/segmenter.py --keep FOLDER`` leaves, in place of a seeded one: labels of seeded weights
-lie next to ties.
+the scan repeated N times along its length, which must stay flat; ``--large`` takes one of 512 x 512 x 800 voxels of
+1.5 mm, made of the scan's own. ``--no-peer`` leaves nnU-Net out: memory needs no quiet machine. ``--fitted`` takes the
+network of a model directory, say the one that ``tools/proofs/segmenter.py --keep FOLDER`` leaves, in place of a seeded
+one: labels of seeded weights lie next to ties.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from common import Row, table
 from processes import Measured, measure
 
 ROOT = Path(__file__).parents[2]
+#: Slices, rows and columns of a large scan.
+LARGE = (800, 512, 512)
 SCAN = ROOT.parent / "shared" / "data" / "totalsegmentator_example" / "example_ct.nii.gz"
 #: nnU-Net without what prediction has no use for: its newest architectures want timm, which wants another torch.
 PACKAGES = (
@@ -150,14 +154,32 @@ def ours(size: str, engine: str, precision: str, scan: Path, out: Path) -> None:
 
 def tiled(scan: Path, times: int, folder: Path) -> Path:
     """The scan repeated along its length."""
+    image, voxels = _read(scan)
+    return _written(np.tile(voxels, (times, 1, 1)), image, image.GetSpacing(), folder / f"tiled{times}.nii.gz")
+
+
+def large(scan: Path, folder: Path) -> Path:
+    """800 slices of 512 x 512 voxels of 1.5 mm, made of the voxels of the scan."""
+    image, voxels = _read(scan)
+    times = [-(-wanted // found) for wanted, found in zip(LARGE, voxels.shape, strict=True)]
+    found = np.tile(voxels, times)[tuple(slice(wanted) for wanted in LARGE)]
+    return _written(found, image, (1.5, 1.5, 1.5), folder / "large.nii.gz")
+
+
+def _read(scan: Path) -> tuple[Any, np.ndarray]:
     import SimpleITK as sitk
 
-    path = folder / f"tiled{times}.nii.gz"
     image = sitk.ReadImage(str(scan))
-    found = sitk.GetImageFromArray(np.tile(sitk.GetArrayFromImage(image).astype(np.int16), (times, 1, 1)))
-    found.SetSpacing(image.GetSpacing())
-    found.SetDirection(image.GetDirection())
-    sitk.WriteImage(found, str(path))
+    return image, sitk.GetArrayFromImage(image).astype(np.int16)
+
+
+def _written(voxels: np.ndarray, like: Any, spacing: Any, path: Path) -> Path:
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing(spacing)
+    image.SetDirection(like.GetDirection())
+    sitk.WriteImage(image, str(path))
     return path
 
 
@@ -166,33 +188,38 @@ def command(size: str, engine: str, precision: str, scan: Path, out: Path) -> li
     return [sys.executable, __file__, str(scan), "--ours", size, engine, precision, str(out)]
 
 
-def run(scan: Path, size: str, precisions: list[str], tiles: list[int], engine: str = "openvino") -> list[Row]:
-    """Rows of the peer, of ours at each precision, and of ours on the tiled scan."""
+def run(
+    scan: Path, source: str, precisions: list[str], tiles: list[int], engine: str, *, alone: bool, big: bool
+) -> list[Row]:
+    """Rows of the peer unless ``alone``, of ours at each precision, and of ours on the longer scans."""
     rows = []
+    base = told = None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        fitted = Path(size).is_dir()
-        script = network(size, folder / "fitted.pt" if fitted else cache() / f"stunet-{size}.pt")
+        fitted = Path(source).is_dir()
+        name = "fitted" if fitted else source
         theirs = folder / "theirs.npy"
-        peer_run = [str(peer()), str(Path(__file__).with_name("stunet_peer.py")), str(script), str(scan), str(theirs)]
-        base = measure(peer_run, environment={"PYTHONWARNINGS": "ignore"})
-        told = json.loads(theirs.with_suffix(".json").read_text())
-        name = "fitted" if fitted else size
-        rows.append(_row(scan, f"nnunetv2, torch float32, {name}", base, base, told, told, ""))
+        if not alone:
+            script = network(source, folder / "fitted.pt" if fitted else cache() / f"stunet-{source}.pt")
+            script_of_peer = str(Path(__file__).with_name("stunet_peer.py"))
+            peer_run = [str(peer()), script_of_peer, str(script), str(scan), str(theirs)]
+            base = measure(peer_run, environment={"PYTHONWARNINGS": "ignore"})
+            told = json.loads(theirs.with_suffix(".json").read_text())
+            rows.append(_row(scan, f"nnunetv2, torch float32, {name}", base, base, told, told, ""))
+        longer = [tiled(scan, times, folder) for times in tiles] + ([large(scan, folder)] if big else [])
         for precision in precisions:
             out = folder / f"{precision}.npy"
-            measure(command(size, engine, precision, scan, folder / "warm"))
-            found = measure(command(size, engine, precision, scan, out))
+            way = f"omlab, {engine} {precision}, {name}"
+            measure(command(source, engine, precision, scan, folder / "warm"))
+            found = measure(command(source, engine, precision, scan, out))
             own = json.loads(out.with_suffix(".json").read_text())
-            note = agreement(np.load(out), np.load(theirs))
-            rows.append(_row(scan, f"omlab, {engine} {precision}, {name}", found, base, own, told, note))
-            for times in tiles:
-                long = tiled(scan, times, folder)
-                out = folder / f"{precision}-{times}.npy"
-                more = measure(command(size, engine, precision, long, out))
+            note = agreement(np.load(out), np.load(theirs)) if base is not None else ""
+            rows.append(_row(scan, way, found, base, own, told, note))
+            for path in longer:
+                more = measure(command(source, engine, precision, path, out))
                 own = json.loads(out.with_suffix(".json").read_text())
-                note = f"{more.peak_mb / found.peak_mb:.2f} of the memory of the single length"
-                rows.append(_row(long, f"omlab, {engine} {precision}, {name}", more, None, own, None, note))
+                note = f"{more.peak_mb / found.peak_mb:.2f} of the memory of the scan itself"
+                rows.append(_row(path, way, more, None, own, None, note))
     return rows
 
 
@@ -224,6 +251,8 @@ def main() -> None:
     parser.add_argument("--fitted", type=Path, help="a model directory of a fine-tuned STU-Net in place of a size")
     parser.add_argument("--precision", action="append", choices=("float32", "bfloat16"))
     parser.add_argument("--tile", type=int, action="append", help="also on the scan repeated so many times")
+    parser.add_argument("--large", action="store_true", help="also on 512 x 512 x 800 voxels of 1.5 mm")
+    parser.add_argument("--no-peer", action="store_true", help="without nnU-Net")
     parser.add_argument("--engine", default="openvino")
     parser.add_argument("--ours", nargs=4, metavar=("SIZE", "ENGINE", "PRECISION", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -236,7 +265,11 @@ def main() -> None:
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     precisions = options.precision or ["float32", "bfloat16"]
     source = str(options.fitted.resolve()) if options.fitted else options.size
-    print(table(run(options.scan, source, precisions, options.tile or [], options.engine), baseline="nnunetv2"))
+    rows = run(
+        options.scan, source, precisions, options.tile or [], options.engine,
+        alone=options.no_peer, big=options.large,
+    )  # fmt: skip
+    print(table(rows, baseline="nnunetv2"))
 
 
 if __name__ == "__main__":

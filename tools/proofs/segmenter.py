@@ -1,6 +1,6 @@
 """A small STU-Net learns the structures of one CT, through the commands that a user has.
 
-    python tools/proofs/segmenter.py [--epochs 12 --epochs 16] [--batches 50] [--keep FOLDER]
+    python tools/proofs/segmenter.py [--epochs 12 --epochs 16] [--batches 50] [--precision float32] [--keep FOLDER]
 
 The scan and its label map (shared/data/totalsegmentator_example: a CT of 3 mm and labels that TotalSegmentator gave it)
 become a dataset in nnU-Net's raw layout. `omlab adapt` trains STU-Net-S from random weights on it, `omlab run` segments
@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=50)
     parser.add_argument("--patch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--precision", default="bfloat16", help="float32 where a processor has no bfloat16 [bfloat16]")
     parser.add_argument("--keep", type=Path, help="keep model and results here")
     options = parser.parse_args()
     if not DATA.is_dir():
@@ -116,7 +117,7 @@ def main() -> None:
     given = [
         "--batches", str(options.batches), "--batch", "1", "--patch",
         str(options.patch), "--optimiser", "adamw", "--lr", str(options.lr), "--augment", "none",
-        "--precision", "bfloat16",
+        "--precision", options.precision,
     ]  # fmt: skip
     os.environ.setdefault("COLUMNS", "120")
     if options.keep:

@@ -205,6 +205,8 @@ _ALONG_SIDE = np.array(
     [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6],
      [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
 )  # fmt: skip
+#: Of a kernel's 27 numbers, as one matrix [144, 27].
+_TRANSFORM = np.kron(_ALONG_DEPTH, np.kron(_ALONG_SIDE, _ALONG_SIDE))
 
 
 @njit(**_INLINE)
@@ -454,11 +456,10 @@ class Convolution:
         outputs, inputs = kernel.shape[:2]
         if kernel.shape[2:] != (3, 3, 3) or outputs % LANES or inputs % LANES:
             raise ValueError(f"no kernel of 3 x 3 x 3 with whole vectors of {LANES} channels: {kernel.shape}")
-        along, side = _ALONG_DEPTH, _ALONG_SIDE
-        found = np.einsum("ad,be,cf,oidef->abcio", along, side, side, kernel.astype(np.float64), optimize=True)
-        found = found.reshape(_PRODUCTS, inputs, outputs // LANES, LANES).transpose(0, 2, 1, 3)
+        taps = kernel.reshape(outputs // LANES, LANES, inputs, 27).transpose(3, 0, 2, 1).reshape(27, -1)
+        found = (_TRANSFORM @ taps).reshape(_PRODUCTS, outputs // LANES, inputs, LANES)
         constant = np.zeros(outputs, np.float32) if bias is None else np.ascontiguousarray(bias, np.float32)
-        return Convolution(np.ascontiguousarray(found, np.float32), constant)
+        return Convolution(found.astype(np.float32), constant)
 
     def __call__(
         self,
