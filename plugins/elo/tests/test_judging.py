@@ -11,7 +11,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from omlab.cases import Text
 from omlab.cli.main import main
+from omlab.results import Generation
 from omlab_elo import judge
 
 
@@ -84,7 +86,7 @@ def test_from_answers_to_a_leaderboard(
     with_reference = [body for body in _Judge.asked if "[Reference Answer]" in body["messages"][1]["content"]]
     assert len(with_reference) == sum(bool(row["reference_answer"]) for row in drawn)
     lines = verdicts.read_text().splitlines()
-    verdicts.write_text("\n".join(lines[:5]) + "\n")  # as after an interrupt
+    verdicts.write_text("\n".join(lines[:5]) + "\n" + lines[5][:20])  # as after a crash in the middle of a line
     assert main(arguments) == 0
     assert len(_Judge.asked) == 12 + 7
     assert sorted(verdicts.read_text().splitlines()) == sorted(lines)
@@ -106,6 +108,26 @@ def test_a_server_that_fails_is_asked_again_and_one_that_refuses_is_not(server: 
         asked(said)
     with pytest.raises(judge.JudgeError, match="does not answer"):
         judge.server("http://127.0.0.1:9/v1", "j", sleep=waited.append)(said)
+
+
+def test_a_model_of_the_platform_judges_too(
+    answers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Text] = []
+
+    class Model:
+        def __call__(self, case: Text) -> Generation:
+            asked.append(case)
+            return Generation(text="3 8\nthe second", finish_reason="stop", prompt_tokens=1, completion_tokens=1)
+
+    monkeypatch.setattr("omlab.load", lambda name: Model(), raising=False)
+    battles, verdicts = tmp_path / "battles.jsonl", tmp_path / "verdicts.jsonl"
+    assert main(["elo", "draw", str(answers), "-o", str(battles), "--each", "2"]) == 0
+    assert main(["elo", "judge", str(battles), "-o", str(verdicts), "--local", "any", "--no-reference"]) == 0
+    rows = [json.loads(line) for line in verdicts.read_text().splitlines()]
+    assert len(rows) == len(asked) == 6 and {row["winner"] for row in rows} == {"model_b"}
+    assert [message.role for message in asked[0].messages] == ["system", "user"]
+    assert not any("[Reference Answer]" in case.question for case in asked)
 
 
 def test_wrong_calls(answers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

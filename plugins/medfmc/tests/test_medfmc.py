@@ -11,7 +11,7 @@ import pytest
 
 from omlab.cli.main import main
 from omlab_medfmc import fewshot, metrics
-from omlab_medfmc.sets import SETS, read_labels
+from omlab_medfmc.sets import SETS, read_labels, read_submission
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "medfmc"
 
@@ -128,6 +128,68 @@ def test_blanks_in_place_of_commas(tmp_path: Path, capsys: pytest.CaptureFixture
     arguments = ["--dataset", "colon", "--labels", str(tmp_path / "l.txt"), "--submission", str(tmp_path / "s.csv")]
     assert main(["score", "medfmc", *arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == 100.0
+
+
+def test_a_submission_written_is_the_submission_read(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores of a run as a table, in another order and with endings left out, give upstream's sample file again."""
+    which = SETS["endo"]
+    given = read_submission(data / "endo_1-shot_submission.csv.gz", which)
+    rows = [f"{name.removesuffix('.png')},done,,,{','.join(map(str, v.tolist()))}" for name, v in given.items()]
+    head = "case,status,headline,cause," + ",".join(f"p({name})" for name in which.classes)
+    (tmp_path / "cases.csv").write_text("\n".join([head, *reversed(rows)]) + "\n")
+    (tmp_path / "test_WithoutLabel.txt").write_text("\n".join(given) + "\n")
+    out = tmp_path / "endo_1-shot_submission.csv"
+    call = ["medfmc", "submit", str(tmp_path / "cases.csv"), "--dataset", "endo", "-o", str(out), "--images"]
+    assert main([*call, str(tmp_path / "test_WithoutLabel.txt")]) == 0
+    written = read_submission(out, which)
+    assert list(written) == list(given)
+    assert all(np.array_equal(written[name], given[name].round(8)) for name in given)
+    arguments = ["--dataset", "endo", "--labels", str(data / "endo_val.txt.gz"), "--submission", str(out), "--json"]
+    capsys.readouterr()
+    assert main(["score", "medfmc", *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["AUC"] == pytest.approx(71.38597732085242, abs=1e-9)
+    for table, message in (
+        (head.replace("p(polyp)", "p(x)") + "\n", "has no column 'polyp'"),
+        (f"{head}\na,failed,,too dark,,,,\n", "the case 'a' failed: too dark"),
+        (f"{head}\na,done,,,1,2,3,nan\n", "line 2: a score of a is no finite number"),
+        (f"{head}\na,done,,,1,2,3,4\na.png,done,,,1,2,3,4\n", "line 3: a is there twice"),
+        (f"{head}\na,done,,,1,2,3,4\n", "2055 of 2055 images have no scores, first"),
+        ("x,y\n1,2\n", "no column that names the image"),
+    ):
+        (tmp_path / "cases.csv").write_text(table)
+        assert main([*call, str(tmp_path / "test_WithoutLabel.txt")]) == 1
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("which", ["chest", "colon", "endo", "retino", "neojaundice"])
+def test_lists_that_are_drawn_are_read_again(data: Path, tmp_path: Path, which: str) -> None:
+    pools = {"retino": "Retino_fewshot-pool", "neojaundice": "NeoJaundice_fewshot-pool"}
+    labels = data / f"{pools.get(which, f'{which}_trainval')}.txt.gz"
+    call = [
+        "medfmc",
+        "draw",
+        str(labels),
+        "--dataset",
+        which,
+        "--shots",
+        "5",
+        "-o",
+        str(tmp_path),
+        "--experiments",
+        "2",
+    ]
+    assert main(call) == 0
+    known = read_labels(labels, SETS[which])
+    texts = [(tmp_path / f"{which}_5-shot_train_exp{n}.txt").read_text() for n in (1, 2)]
+    assert texts[0] != texts[1]
+    drawn = fewshot.draw(which, known, 5, seed=1)
+    lines = texts[1].splitlines()
+    assert [line.rsplit(" ", max(1, lines[0].count(" ") - drawn[0].count(" ")))[0] for line in lines] == drawn
+    (tmp_path / "once.txt").write_text("\n".join(dict.fromkeys(lines)) + "\n")
+    again = read_labels(tmp_path / "once.txt", SETS[which])
+    assert all(np.array_equal(again[name], known[name]) for name in again) and set(again) == set(drawn)
 
 
 LABELS = "a.png 1\nb b.png 0\n"

@@ -117,6 +117,14 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _done(out: Path) -> set[Any]:
+    """Ids that the file has verdicts of. A last line that a crash cut off is taken away: its battle is judged again."""
     from omlab_elo.battles import lines_of
 
-    return {row.get("i") for _, row in lines_of(out)} if out.is_file() else set()
+    if not out.is_file():
+        return set()
+    content = out.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with open(out, "rb+") as file:
+            file.truncate(whole)
+    return {row.get("i") for _, row in lines_of(out)}

@@ -1,4 +1,4 @@
-"""MedFMC, an evaluator and five datasets of omlab."""
+"""MedFMC: an evaluator, five datasets and a command of omlab."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from omlab.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from omlab.cards import DatasetCard, EvaluatorCard
+    import click
+
+    from omlab.cards import CommandCard, DatasetCard, EvaluatorCard
     from omlab.dataset import Dataset
     from omlab.evaluator import Evaluator
 
@@ -24,3 +26,10 @@ def omlab_dataset(card: DatasetCard) -> Dataset:
     from omlab_medfmc.dataset import MedFmcSet
 
     return MedFmcSet(card)
+
+
+@hookimpl
+def omlab_command(card: CommandCard) -> click.Command:
+    from omlab_medfmc.command import command
+
+    return command

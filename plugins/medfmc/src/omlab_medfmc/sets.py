@@ -85,6 +85,11 @@ def read_labels(path: Path, which: Set) -> dict[str, NDArray[np.int64]]:
     return found
 
 
+def line_of(image: str, labels: NDArray[np.int64], which: Set) -> str:
+    """An image and its labels as a line of a label file; what :func:`read_labels` reads."""
+    return f"{image} {(which.separator or ' ').join(map(str, labels.tolist()))}"
+
+
 def read_submission(path: Path, which: Set) -> dict[str, NDArray[np.float64]]:
     """Image -> [classes] scores of a submission (gzip or not): a name and a score a class, no header. Commas stand
     between, or blanks, as one of upstream's scripts writes them.
@@ -130,10 +135,10 @@ def join(
     omlab.errors.InputError
         An image is only on one side.
     """
-    by_stem = {_stem(image): values for image, values in labels.items()}
-    unknown = [image for image in scores if _stem(image) not in by_stem]
-    given = {_stem(image) for image in scores}
-    absent = [image for image in labels if _stem(image) not in given]
+    by_stem = {stem_of(image): values for image, values in labels.items()}
+    unknown = [image for image in scores if stem_of(image) not in by_stem]
+    given = {stem_of(image) for image in scores}
+    absent = [image for image in labels if stem_of(image) not in given]
     if unknown or absent:
         count, what, first = (
             (len(absent), "images have a label and no score", absent[0])
@@ -141,10 +146,11 @@ def join(
             else (len(unknown), "images have a score and no label", unknown[0])
         )
         raise InputError(f"{name}: {count} {what}, first {first}", remedy="Are they of the same part of the set?")
-    return np.array(list(scores.values())), np.array([by_stem[_stem(image)] for image in scores])
+    return np.array(list(scores.values())), np.array([by_stem[stem_of(image)] for image in scores])
 
 
-def _stem(image: str) -> str:
+def stem_of(image: str) -> str:
+    """The name of an image without its ending, which some lists leave out."""
     return image.removesuffix(".png").removesuffix(".jpg")
 
 
