@@ -198,6 +198,20 @@ def test_threads_read_the_same(tmp_path: Path) -> None:
         np.testing.assert_array_equal(box, alone[number % len(places)])
 
 
+def test_neighbouring_columns_of_patches_share_their_tiles(tmp_path: Path, monkeypatch) -> None:
+    """Of a slide as high as they get, each tile is decoded once, though each holds parts of four patches."""
+    from omlab.cases import slide_tiff
+
+    path = pyramids.write(tmp_path / "s.tif", (2000, 100_000), pyramids.disc((0, 0), 0), downsamples=(1,))
+    decoded, decode = [], slide_tiff._Level.decode
+    monkeypatch.setattr(slide_tiff._Level, "decode", lambda *a: decoded.append(a[1]) or decode(*a))
+    slide = slides.read(path)
+    for x in (16, 272):
+        for y in range(16, 99_500, 256):
+            slide.region(x, y, 256, 256)
+    assert len(decoded) == len(set(decoded)) > 1000
+
+
 def test_the_cache_is_bounded(tmp_path: Path) -> None:
     path = pyramids.write(tmp_path / "s.tif", (40_000, 40_000), pyramids.disc((20_000, 20_000), 19_000))
     tile = 256 * 256 * 3

@@ -13,8 +13,8 @@ from omlab.errors import InputError, require
 
 #: Endings of files that OpenSlide knows and whose first bytes do not tell.
 SUFFIXES = (".mrxs", ".vms", ".vmu", ".svslide", ".czi")
-#: Bytes of decoded tiles that OpenSlide keeps of each slide.
-CACHE_BYTES = 96 * 2**20
+#: Bytes of decoded tiles that OpenSlide keeps of each slide: as many as of TIFF (see there), with four a pixel.
+CACHE_BYTES = 2 * 256 * 100_000 * 4
 
 
 class OpenSlidePixels:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from omlab.errors import InputError, first_line, require
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-#: Decoded tiles that are kept of each slide, in bytes.
-CACHE_BYTES = 96 * 2**20
+#: Decoded tiles that are kept of each slide, in bytes: two columns of 256 pixels of a slide 100,000 high. Patches come
+#: column by column and lie across two columns of tiles, so the next column finds what it shares with the one before.
+CACHE_BYTES = 2 * 256 * 100_000 * 3
 #: A strip or tile that is larger than this, decoded, cannot be read in part.
 LARGEST_SEGMENT = 2**28
 #: Levels are the same picture: their sides keep their proportion up to this.
