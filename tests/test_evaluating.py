@@ -29,7 +29,7 @@ from omlab.results import (
 )
 from omlab.results.keeping import keep, kept
 from omlab.results.nifti import write_segmentation
-from support import SEGMENTER, SEGMENTER_MANIFEST
+from support import MODEL_TABLE, SEGMENTER, SEGMENTER_MANIFEST
 
 GRID = Geometry((16, 16, 16), np.diag([2.0, 2.0, 3.0, 1.0]))
 
@@ -272,3 +272,38 @@ def test_a_reference_on_another_grid_fails_alone(
     )
     report = json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert report["summary"]["bright/dice"]["n"] == 3 and report["environment"]["failed"] == 1
+
+
+PARROT = """
+from omlab import Generation, Model, hookimpl
+
+class Parrot(Model):
+    def graphs(self, variant):
+        return ()
+
+    def predict(self, case, context):
+        return Generation(text="A" if "一" in case.question else "B", prompt_tokens=1, completion_tokens=1)
+
+@hookimpl
+def omlab_model(card):
+    return Parrot(card)
+"""
+
+
+def test_a_language_model_is_asked_and_its_answers_are_scored(
+    tmp_path: Path, install_plugin: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("omlab_medbench")
+    manifest = ("api = 1\n" + MODEL_TABLE.format(name="parrot")).replace('"mr"', '"text"')
+    manifest = manifest.replace('task = ["segmentation"]', 'task = ["generation"]')
+    manifest = manifest.replace('inputs = ["volume"]', 'inputs = ["text"]')
+    install_plugin(
+        "parrot", manifest=manifest.replace('outputs = ["segmentation"]', 'outputs = ["generation"]'), code=PARROT
+    )
+    rows = [{"question": f"{word}?", "answer": ["A"]} for word in "一一三一"]
+    (tmp_path / "MedSafety.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    call = ["evaluate", "parrot", "--on", f"medbench:{tmp_path}", "-o", str(tmp_path / "out"), "--json"]
+    assert main(call) == 0
+    assert json.loads(capsys.readouterr().out) == [{"Accuracy": 75.0}]
+    assert main([*call, "--resume"]) == 0
+    assert len(list((tmp_path / "out" / "answers").iterdir())) == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import numpy as np
 
 from omlab import charts
 from omlab.errors import InputError, UsageError
-from omlab.evaluator import Evaluator, Resampled
+from omlab.evaluator import Evaluator, Pair, Resampled
 from omlab.report import Report, Value
-from omlab_medbench.sets import DIMENSIONS, EVALUATORS, Scored, evaluator_of, sound_choice
+from omlab.results import Generation
+from omlab_medbench.sets import EVALUATORS, Scored, evaluator_of, known_sets, sound_choice
 
 _CHOICE = "MedBenchEvaluator"
 
@@ -36,14 +37,39 @@ class MedBench(Evaluator):
         if len(files) != 1:
             raise UsageError(f"medbench takes one file, found {len(files)}", remedy="omlab score medbench FILE")
         path = files[0]
-        cases = _answers(path, options["set"]) if options["set"] else _cases(path)
+        return self._report(_answers(path, options["set"]) if options["set"] else _cases(path), path.name, options)
+
+    def score(self, pairs: Iterable[Pair], options: Mapping[str, Any]) -> Report:
+        """Answers of a model to the dataset ``medbench``, a score a set.
+
+        Raises
+        ------
+        omlab.errors.InputError
+            A reference is none of the dataset's, or there is no answer.
+        """
+        cases: dict[str, dict[str, Any]] = {}
+        for pair in pairs:
+            try:
+                name, answer = _asked(pair)
+            except InputError as error:
+                pair.refuse(error)
+                continue
+            evaluator = evaluator_of(name)
+            case = cases.setdefault(name, {"name": name, "evaluator": evaluator, "predictions": [], "references": []})
+            case["predictions"].append(pair.prediction.text)  # type: ignore[attr-defined]
+            case["references"].append(answer)
+        if not cases:
+            raise InputError("there is no answer to score")
+        return self._report(list(cases.values()), "medbench", options)
+
+    def _report(self, cases: Sequence[Mapping[str, Any]], source: str, options: Mapping[str, Any]) -> Report:
         known = _names(Path(options["entities"])) if options["entities"] else ()
         summary: dict[str, Value] = {}
         rows: list[dict[str, Any]] = []
         machine: list[dict[str, Any]] = []
         for number, case in enumerate(cases):
             name = str(case.get("name") or f"{number + 1} {case['evaluator'].removeprefix('MedBenchEvaluator_')}")
-            found = _score(case, f"{path.name}, case {number + 1}", known, options["rule"])
+            found = _score(case, f"{source}, case {number + 1}", known, options["rule"])
             machine.append({"raises": found.raises} if found.raises else dict(found.score))
             count = len(case["predictions"])
             if found.raises:
@@ -77,6 +103,20 @@ class MedBench(Evaluator):
             draws = np.array([row[chosen].mean(axis=1) for row in correct])
             found[f"{name}/Accuracy"] = Resampled(correct.mean(axis=1), draws, len(first))
         return found
+
+
+def _asked(pair: Pair) -> tuple[str, Any]:
+    """The set that a pair is of, and the answer that its reference tells."""
+    if not isinstance(pair.prediction, Generation) or not isinstance(pair.reference, Generation):
+        raise InputError(f"{pair.name}: prediction and reference must be texts")
+    try:
+        told = json.loads(pair.reference.text)
+        name, answer = str(told["set"]), told["answer"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{pair.name}: its reference is none of MedBench", remedy="Use --on medbench:PATH") from None
+    if evaluator_of(name) is None:
+        raise InputError(f"{pair.name}: MedBench has no set '{name}'", remedy=f"It has {', '.join(known_sets())}")
+    return name, answer
 
 
 def _correct(report: Mapping[str, Any]) -> dict[str, list[bool]]:
@@ -136,8 +176,7 @@ def _cases(path: Path) -> list[dict[str, Any]]:
 def _answers(path: Path, name: str) -> list[dict[str, Any]]:
     evaluator = evaluator_of(name)
     if evaluator is None:
-        known = ", ".join(set_name for sets in DIMENSIONS.values() for set_name in sets)
-        raise UsageError(f"MedBench has no set '{name}'", remedy=f"It has {known}")
+        raise UsageError(f"MedBench has no set '{name}'", remedy=f"It has {', '.join(known_sets())}")
     predictions, references = [], []
     for number, line in enumerate(_text(path).splitlines(), start=1):
         if not line.strip():

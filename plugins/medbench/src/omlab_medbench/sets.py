@@ -127,6 +127,11 @@ DIMENSIONS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
+def known_sets() -> list[str]:
+    """Names of all sets, dimension by dimension."""
+    return [name for sets in DIMENSIONS.values() for name in sets]
+
+
 def evaluator_of(name: str) -> str | None:
     """Class that scores a set; ``None`` for a set that MedBench does not have."""
     for sets in DIMENSIONS.values():
