@@ -296,6 +296,7 @@ def score(
     *,
     options: Mapping[str, Any] | None = None,
     registry: Registry | None = None,
+    listener: Listener = silent,
 ) -> Report:
     """Score files that exist with an evaluator; which files, and in which order, is the evaluator's affair.
 
@@ -306,6 +307,7 @@ def score(
     registry = _registry(registry, Settings.from_environment())
     card: EvaluatorCard = registry.card(Kind.EVALUATOR, evaluator)
     behind = registry.load(Kind.EVALUATOR, evaluator)
+    behind.listener = listener
     paths = [Path(file) for file in files]
     filled = options_of(card, options or {})
     report = behind.score_files(paths, filled)

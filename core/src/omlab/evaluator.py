@@ -10,6 +10,7 @@ import attrs
 
 from omlab.cards import EvaluatorCard
 from omlab.errors import OmlabError
+from omlab.progress import Listener, silent
 
 if TYPE_CHECKING:
     from omlab.cases import Case
@@ -57,10 +58,16 @@ class Resampled:
 
 
 class Evaluator:
-    """Base of every contributed evaluator."""
+    """Base of every contributed evaluator.
+
+    Attributes
+    ----------
+    listener : told how far the scoring of files is, where that takes long.
+    """
 
     def __init__(self, card: EvaluatorCard) -> None:
         self.card = card
+        self.listener: Listener = silent
 
     def score(self, pairs: Iterable[Pair], options: Mapping[str, Any]) -> Report:
         """Score pairs as they come; a pair is dropped from memory once it is scored."""

@@ -91,6 +91,9 @@ def test_folders_are_paired_by_name_and_give_an_interval(evaluator: Segmentation
     assert dice.n == 5
     assert dice.low < dice.value < dice.high
     assert (again.summary["liver/dice"].low, again.summary["liver/dice"].high) == (dice.low, dice.high)
+    told = []
+    omlab.score("segmentation", [tmp_path / "p", tmp_path / "r"], listener=told.append)
+    assert [(event.what, event.done, event.total) for event in told][::4] == [("case0", 0, 5), ("case4", 4, 5)]
     (tmp_path / "p" / "case0.nii.gz").unlink()
     with pytest.raises(InputError, match="1 files have no partner of their name, first 'case0"):
         evaluator.score_files([tmp_path / "p", tmp_path / "r"], _options(evaluator))

@@ -22,6 +22,7 @@ _WORDS = {
     "index": "indexing (once)",
     "verify": "verifying",
     "count": "counting",
+    "score": "scoring",
 }
 
 

@@ -32,8 +32,13 @@ def command(
     `omlab score EVALUATOR --help` also shows the evaluator's own options.
     """
     from omlab.api import score
+    from omlab.cli.listen import TerminalListener
 
-    report = score(evaluator, files, options=card_options(others), registry=registry_of(context))
+    listener = TerminalListener(quiet=as_json)
+    try:
+        report = score(evaluator, files, options=card_options(others), registry=registry_of(context), listener=listener)
+    finally:
+        listener.clear()
     show(report, out, as_json)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from omlab import charts
 from omlab.errors import InputError, UsageError
 from omlab.evaluator import Evaluator, Pair, Resampled
+from omlab.progress import Progress
 from omlab.report import Report, Value
 from omlab_fitness.assays import Assay, column_of, draws, join, spearman, values_of
 
@@ -38,6 +39,7 @@ class FitnessEvaluator(Evaluator):
 
         def assays() -> Iterator[Assay]:
             for name, scores, fitness in _pairs(*files):
+                self.listener(Progress(name, "score", unit="assays"))
                 predicted, measured = (
                     column_of(scores, options["prediction"]),
                     column_of(fitness, options["measurement"]),

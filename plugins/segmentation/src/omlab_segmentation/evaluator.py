@@ -14,6 +14,7 @@ import numpy as np
 from omlab.errors import InputError, UsageError
 from omlab.evaluator import Evaluator, Pair
 from omlab.geometry import Geometry, Turn
+from omlab.progress import Listener, Progress
 from omlab.report import Report, Value
 from omlab.results import Segmentation
 from omlab_segmentation import metrics, surfaces
@@ -71,7 +72,7 @@ class SegmentationEvaluator(Evaluator):
                 f"segmentation takes a prediction and a reference, found {len(files)} paths",
                 remedy="omlab score segmentation PREDICTION REFERENCE",
             )
-        return self.score(_read_pairs(*files), options)
+        return self.score(_read_pairs(*files, self.listener), options)
 
     def _case(self, pair: Pair, options: Mapping[str, Any], warnings: list[str], worst: Worst) -> _Case:
         prediction, reference = pair.prediction, pair.reference
@@ -299,7 +300,7 @@ def _structures(prediction: Segmentation, reference: Segmentation, present: Iter
     return {value: named.get(value, f"label {value}") for value in sorted({*named, *present})}
 
 
-def _read_pairs(prediction: Path, reference: Path) -> Iterator[Pair]:
+def _read_pairs(prediction: Path, reference: Path, listener: Listener) -> Iterator[Pair]:
     from omlab.results import read_segmentation
 
     for path in (prediction, reference):
@@ -322,7 +323,8 @@ def _read_pairs(prediction: Path, reference: Path) -> Iterator[Pair]:
         )
     if not predictions:
         raise InputError(f"{prediction} holds no files")
-    for stem, path in predictions.items():
+    for number, (stem, path) in enumerate(predictions.items()):
+        listener(Progress(stem, "score", number, len(predictions), "cases"))
         yield Pair(name=stem, prediction=read_segmentation(path), reference=read_segmentation(references[stem]))
 
 
