@@ -307,3 +307,8 @@ def test_a_language_model_is_asked_and_its_answers_are_scored(
     assert json.loads(capsys.readouterr().out) == [{"Accuracy": 75.0}]
     assert main([*call, "--resume"]) == 0
     assert len(list((tmp_path / "out" / "answers").iterdir())) == 4
+    capsys.readouterr()
+    assert main([*call[:4], "--with", "classification"]) == 1
+    assert "all 4 cases failed, first MedSafety 1: MedSafety 1: prediction and reference must be classifications" in (
+        capsys.readouterr().err
+    )

@@ -93,6 +93,8 @@ def evaluate(
     UsageError
         No evaluator fits, the dataset has no case with a reference, ``folder`` holds an evaluation of something else,
         or one that ``resume`` was not given for.
+    InputError
+        The evaluator has no report without a case, and all failed.
     """
     name = evaluator or evaluator_for(loaded, registry)
     card = registry.card(Kind.EVALUATOR, name)
@@ -105,7 +107,16 @@ def evaluate(
         cases.keep_in(Path(folder), resume)
     elif resume:
         raise UsageError("there is nothing to go on from without a folder", remedy="Name it with -o FOLDER")
-    report = behind.score(cases.pairs(), scoring)
+    try:
+        report = behind.score(cases.pairs(), scoring)
+    except InputError as error:
+        if cases.scored or not cases.failures:
+            raise
+        # An evaluator that is left without a single case says so, which helps less than why there is none.
+        first = cases.failures[0]
+        raise InputError(
+            f"all {len(cases.failures)} cases failed, first {first.name}: {first.cause}", remedy=error.remedy
+        ) from None
     if not cases.scored and not cases.failures:
         others = ", ".join(s for s in splits if s != split)
         raise UsageError(
