@@ -52,6 +52,11 @@ def test_two_files(evaluator: SegmentationEvaluator, tmp_path: Path) -> None:
     assert report.summary["liver/hd95_mm"].value == pytest.approx(1.0)
     row = next(r for r in report.cases if r["structure"] == "liver")
     assert row["ml_reference"] == pytest.approx(4 * 4 * 4 * 6 / 1000)
+    assert report.table == [
+        ["structure", "Dice", "IoU", "HD95 in mm", "NSD at 1 mm", "cases"],
+        ["liver", "0.7500", "0.6000", "1.0000", f"{report.summary['liver/nsd'].value:.4f}", "1"],
+        ["spleen", "undefined", "undefined", "undefined", "undefined", "0"],
+    ]
     undefined = report.summary["spleen/dice"]
     assert undefined.value is None
     assert undefined.undefined

@@ -62,7 +62,7 @@ class SegmentationEvaluator(Evaluator):
             evaluator=self.card.name, title=self.card.title, summary=summary, cases=rows, warnings=warnings,
             options={**options, **conventions},
             environment={"plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__},
-            illustration=worst.draw if worst else None,
+            illustration=worst.draw if worst else None, table=_table(summary, options),
         )  # fmt: skip
 
     def score_files(self, files: Sequence[Path], options: Mapping[str, Any]) -> Report:
@@ -298,6 +298,23 @@ def _structures(prediction: Segmentation, reference: Segmentation, present: Iter
         if label.value not in named or label.name != f"label {label.value}":
             named[label.value] = label.name
     return {value: named.get(value, f"label {value}") for value in sorted({*named, *present})}
+
+
+def _table(summary: Mapping[str, Value], options: Mapping[str, Any]) -> list[list[str]]:
+    """A row a structure, each figure with its interval."""
+    head = ["structure", "Dice", "IoU", "HD95 in mm", f"NSD at {options['tolerance_mm']:g} mm", "cases"]
+    rows = [head]
+    for name in dict.fromkeys(key.rpartition("/")[0] for key in summary):
+        values = [summary[f"{name}/{metric}"] for metric in NAMES]
+        rows.append([name, *map(_shown, values), str(max(value.n for value in values))])
+    return rows
+
+
+def _shown(value: Value) -> str:
+    if value.value is None:
+        return "undefined"
+    bounds = f" ({value.low:.3f} to {value.high:.3f})" if value.low is not None and value.high is not None else ""
+    return f"{value.value:.4f}{bounds}"
 
 
 def _read_pairs(prediction: Path, reference: Path, listener: Listener) -> Iterator[Pair]:
