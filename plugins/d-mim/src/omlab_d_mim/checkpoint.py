@@ -8,19 +8,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omlab.cards import Asset
+from torch import nn
+
+from omlab.cards import Asset, Variant
 from omlab.errors import WeightsError
+from omlab_d_mim.model import side_of
 from omlab_d_mim.network import ConvTrunk, ConvViT, VisionTransformer
 from omlab_d_mim.segmenter import ConvEncoder, UNet, UPerNet, VisionEncoder
 from omlab_sdk.checkpoints import entries_of, load_into, read_checkpoint
 from omlab_sdk.networks.vit import interpolate
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 #: What pre-training leaves in a file and other networks have no use for.
 LEFT_OVER = (r"norm\..*", "mask_token", r"decoder_.*", r"stage\d_output_decode\..*")
 INDEX = r".*relative_position_index"
+#: Layers that tell the classes.
+LAST = r"(segmentation_head\.0|(decode|auxiliary)_head\.conv_seg)\..*"
+#: Share of the branches that a sample goes without, at the last block, when a segmenter learns.
+DROPPED = 0.2
 _CONTAINERS = ("state_dict", "model", "module")
 #: Heads of the third stage by its width: no entry of a file tells them. That of a small test network comes with them.
 HEADS = {768: 12, 1024: 16, 1280: 16}
@@ -117,34 +125,82 @@ def segmenter(path: Path, asset: Asset | None = None) -> UNet | UPerNet:
     omlab.errors.WeightsError
         The file holds no segmentation network.
     """
-    state = read_segmenter(path, asset)
+    return segmenter_of(read_segmenter(path, asset), str(path)).eval()
+
+
+def is_segmenter(state: Mapping[str, Tensor]) -> bool:
+    """Is it a whole segmentation network, and no pre-trained encoder alone?"""
+    return "decode_head.conv_seg.weight" in state or "segmentation_head.0.weight" in state
+
+
+def segmenter_of(state: Mapping[str, Tensor], name: str, *, classes: int | None = None) -> UNet | UPerNet:
+    """Like :func:`segmenter`, of a state dict. Where it is to tell other ``classes``, the last layers begin anew."""
+    path = Path(name)
     network: UNet | UPerNet
     if "decode_head.conv_seg.weight" in state:
         auxiliary = state.get("auxiliary_head.convs.0.conv.weight")
         network = UPerNet(
-            classes=state["decode_head.conv_seg.weight"].shape[0],
+            classes=classes or state["decode_head.conv_seg.weight"].shape[0],
             channels=state["decode_head.conv_seg.weight"].shape[1],
             auxiliary_channels=None if auxiliary is None else auxiliary.shape[0],
-            **_conv_shape(state, path, "backbone."),
-        )
+            drop_path_rate=DROPPED, **_conv_shape(state, path, "backbone."),
+        )  # fmt: skip
     elif "segmentation_head.0.weight" in state:
-        nested = any(name.startswith("decoder.blocks.x_") for name in state)
+        nested = any(key.startswith("decoder.blocks.x_") for key in state)
         encoder: ConvEncoder | VisionEncoder
         if "encoder.patch_embed1.proj.weight" in state:
-            encoder = ConvEncoder(**_conv_shape(state, path, "encoder."))
+            encoder = ConvEncoder(drop_path_rate=DROPPED, **_conv_shape(state, path, "encoder."))
         else:
-            encoder = VisionEncoder(**_vit_shape(state, path, "encoder."))
+            encoder = VisionEncoder(drop_path_rate=DROPPED, **_vit_shape(state, path, "encoder."))
         network = UNet(
-            encoder, nested=nested, classes=state["segmentation_head.0.weight"].shape[0], widths=_widths(state, nested)
-        )
+            encoder, nested=nested, classes=classes or state["segmentation_head.0.weight"].shape[0],
+            widths=_widths(state, nested),
+        )  # fmt: skip
     else:
         first = next(iter(state), "nothing")
         raise WeightsError(
-            f"{path}: holds no segmentation network of D-MIM, its first entry is '{first}'",
+            f"{name}: holds no segmentation network of D-MIM, its first entry is '{first}'",
             remedy="A pre-trained encoder needs a variant for embeddings, say --variant convmae-deblurring",
         )
-    load_into(network, state, name=str(path), ignore=(INDEX,), allow_missing=(INDEX,))
-    return network.eval()
+    own = network.state_dict()
+    fits = {k: v for k, v in state.items() if not re.fullmatch(LAST, k) or _same_shape(own, k, v)}
+    missing = (INDEX,) if len(fits) == len(state) else (INDEX, LAST)
+    load_into(network, fits, name=name, ignore=(INDEX,), allow_missing=missing)
+    return network
+
+
+def encoder_of(network: torch.nn.Module) -> str:
+    """``"convmae"`` or ``"mae"``."""
+    return "convmae" if hasattr(network, "patch_embed4") else "mae"
+
+
+def check_side(found: int, expected: int, name: str) -> None:
+    """Raise :class:`omlab.errors.WeightsError` for a network of images of another size."""
+    if found != expected:
+        raise WeightsError(
+            f"{name}: was trained on {found} pixels, expected {expected}",
+            remedy=f"Train it at {expected} pixels, upstream's configuration",
+        )
+
+
+def check_variant(network: UNet | UPerNet, variant: Variant, name: str) -> None:
+    """Raise :class:`omlab.errors.WeightsError` for a segmentation network that is not the variant's."""
+    encoder = network.backbone if isinstance(network, UPerNet) else network.encoder
+    kind = "upernet" if isinstance(network, UPerNet) else "unetpp" if network.nested else "unet"
+    found, wanted = (kind, encoder_of(encoder)), (variant.config["network"], variant.config["encoder"])
+    if found != wanted:
+        fitting = kind + ("-mae" if found[1] == "mae" else "")
+        raise WeightsError(
+            f"{name}: holds {found[0]} on the encoder {found[1]}, expected {wanted[0]} on {wanted[1]}",
+            remedy=f"Use --variant {fitting}",
+        )
+    check_side(encoder.side, side_of(variant), name)
+    head = None if isinstance(network, UPerNet) else network.segmentation_head[0]
+    if isinstance(head, nn.Conv2d) and head.out_channels != 1:
+        raise WeightsError(
+            f"{name}: has {head.out_channels} classes, expected one foreground",
+            remedy="Train it with one class, upstream's configuration; UPerNet takes several",
+        )
 
 
 def _same_shape(own: Mapping[str, Tensor], key: str, value: Tensor) -> bool:

@@ -22,6 +22,8 @@ from omlab.results.naming import class_names
 if TYPE_CHECKING:
     import torch
 
+    from omlab_sdk.segmenters import Recipe
+
 WIDTH = 768
 #: Pixels along a side that upstream's networks take, by task.
 SIDES = {"embedding": 224, "classification": 224, "segmentation": 512}
@@ -66,20 +68,7 @@ class DMim(Model):
 
     def untrained(self, graph: Graph, variant: Variant) -> torch.nn.Module:
         """Upstream's network of the variant, as constructed."""
-        from omlab_d_mim.network import CONV_SIZES, VIT_SIZES, ConvViT, VisionTransformer
-        from omlab_d_mim.segmenter import unet, upernet
-
-        config, side = variant.config, side_of(variant)
-        shape = config.get("shape", {})
-        if config["task"] == "segmentation":
-            if config["network"] == "upernet":
-                return upernet(img_size=side, **shape).eval()
-            return unet(config["encoder"], nested=config["network"] == "unetpp", img_size=side, **shape).eval()
-        classes = 0 if config["task"] == "embedding" else 2
-        if config.get("encoder") == "mae":
-            return VisionTransformer(num_classes=classes, img_size=side, **VIT_SIZES["base"] | shape).eval()
-        sides = (side, side // 4, side // 8)
-        return ConvViT(num_classes=classes, img_size=sides, **CONV_SIZES["base"] | shape).eval()
+        return untrained(variant)
 
     def small(self, variant: Variant) -> Variant:
         """What the network sees is 128 pixels wide; narrow, few blocks."""
@@ -108,23 +97,39 @@ class DMim(Model):
         path, config = files[asset.id], variant.config
         task = config["task"]
         if task == "segmentation":
-            return _checked(checkpoint.segmenter(path, asset), variant, path)
+            network = checkpoint.segmenter(path, asset)
+            checkpoint.check_variant(network, variant, str(path))
+            return network
         read = checkpoint.embedder if task == "embedding" else checkpoint.classifier
-        network = read(path, asset)
-        encoder = _encoder_of(network)
+        encoding = read(path, asset)
+        encoder = checkpoint.encoder_of(encoding)
         if config.get("encoder", encoder) != encoder:
             raise WeightsError(
                 f"{path}: holds the encoder {encoder}, expected {config['encoder']}",
                 remedy="Choose the variant of this encoder",
             )
-        _check_side(network.side, task, path)
-        width = network.pos_embed.shape[2]
+        checkpoint.check_side(encoding.side, SIDES[task], str(path))
+        width = encoding.pos_embed.shape[2]
         if task == "embedding" and width != WIDTH:
             raise WeightsError(
                 f"{path}: has features of {width} numbers, expected {WIDTH}",
                 remedy="Embeddings are of the base size, the published one; other sizes run as classifiers",
             )
-        return network
+        return encoding
+
+    def recipe(
+        self, variant: Variant, files: Mapping[str, Path], outputs: int, *, state: Any = None, **changes: Any
+    ) -> Recipe:
+        """How a segmenter learns (:class:`omlab_sdk.segmenters.Tunable`): upstream's recipes."""
+        from omlab_d_mim import tuning
+
+        return tuning.recipe(variant, files, outputs, state=state, **changes)
+
+    def tuned(self, graph: Graph, variant: Variant, state: Mapping[str, Any]) -> torch.nn.Module:
+        """The segmenter with trained weights."""
+        from omlab_d_mim.checkpoint import segmenter_of
+
+        return segmenter_of(state, f"the weights of '{self.card.name}'").eval()
 
     def predict(self, case: Case, context: Context) -> Result:
         """Embedding [768], probabilities of the classes, or a label map on the grid of the image.
@@ -155,8 +160,12 @@ class DMim(Model):
             # The card's one label is of segmenters with background and foreground; other classes are the user's own.
             labelled = context.variant.labels or (self.card.labels if found == 2 else ())
             known = class_names(found, labelled, names)
+            # Numbers that the card leaves out have no structure; UPerNet may have scores for them nevertheless.
+            named = {label.value for label in labelled} if labelled and not names else set(range(found))
             structures = tuple(
-                Label(value=value, name=name, colour=colour_of(value)) for value, name in enumerate(known) if value
+                Label(value=value, name=name, colour=colour_of(value))
+                for value, name in enumerate(known)
+                if value and value in named
             )
             return Segmentation(labels=labels, structures=structures)
         with context.stage("prepare"):
@@ -194,10 +203,11 @@ class DMim(Model):
 
         with context.stage("prepare"):
             image = preprocess.fitted(rgb)
-        starts = ((0,), *(preprocess.starts(max(length, side), side) for length in image.shape[1:]))
+        stride = side * 2 // 3
+        starts = ((0,), *(preprocess.starts(max(length, side), side, stride) for length in image.shape[1:]))
         labels = np.zeros((1, *rgb.shape[:2]), np.uint16)
         # Names say how many classes to expect; the guess only bears on memory.
-        guess = max(2, len([name for name in context.options["names"].split(",") if name]))
+        guess = max(2, len([name for name in (context.options["names"] or "").split(",") if name]))
         with context.stage("network"):
             segment(
                 image[:, None], labels, (1, side, side), network, classes=guess, starts=starts, weighted=False,
@@ -223,34 +233,20 @@ def _width(variant: Variant) -> int:
     return int(width if isinstance(width, int) else width[-1])
 
 
-def _encoder_of(network: Any) -> str:
-    return "convmae" if hasattr(network, "patch_embed4") else "mae"
+def untrained(variant: Variant, *, classes: int | None = None) -> torch.nn.Module:
+    """Upstream's network of a variant, as constructed; of so many ``classes``, where it has any."""
+    from omlab_d_mim.network import CONV_SIZES, VIT_SIZES, ConvViT, VisionTransformer
+    from omlab_d_mim.segmenter import unet, upernet
 
-
-def _check_side(side: int, task: str, path: Path) -> None:
-    if side != SIDES[task]:
-        raise WeightsError(
-            f"{path}: was trained on {side} pixels, expected {SIDES[task]}",
-            remedy=f"Train it at {SIDES[task]} pixels, upstream's configuration",
-        )
-
-
-def _checked(network: Any, variant: Variant, path: Path) -> Any:
-    """A segmentation network, if it is the variant's."""
-    upernet = type(network).__name__ == "UPerNet"
-    encoder = network.backbone if upernet else network.encoder
-    kind = "upernet" if upernet else "unetpp" if network.nested else "unet"
-    found, wanted = (kind, _encoder_of(encoder)), (variant.config["network"], variant.config["encoder"])
-    if found != wanted:
-        fitting = kind + ("-mae" if found[1] == "mae" else "")
-        raise WeightsError(
-            f"{path}: holds {found[0]} on the encoder {found[1]}, expected {wanted[0]} on {wanted[1]}",
-            remedy=f"Use --variant {fitting}",
-        )
-    _check_side(encoder.side, "segmentation", path)
-    if not upernet and network.segmentation_head[0].out_channels != 1:
-        raise WeightsError(
-            f"{path}: has {network.segmentation_head[0].out_channels} classes, expected one foreground",
-            remedy="Train it with one class, upstream's configuration; UPerNet takes several",
-        )
-    return network
+    config, side = variant.config, side_of(variant)
+    shape = config.get("shape", {})
+    if config["task"] == "segmentation":
+        if config["network"] == "upernet":
+            return upernet(classes or 2, img_size=side, **shape).eval()
+        nested = config["network"] == "unetpp"
+        return unet(config["encoder"], nested=nested, classes=classes or 1, img_size=side, **shape).eval()
+    classes = 0 if config["task"] == "embedding" else classes or 2
+    if config.get("encoder") == "mae":
+        return VisionTransformer(num_classes=classes, img_size=side, **VIT_SIZES["base"] | shape).eval()
+    sides = (side, side // 4, side // 8)
+    return ConvViT(num_classes=classes, img_size=sides, **CONV_SIZES["base"] | shape).eval()

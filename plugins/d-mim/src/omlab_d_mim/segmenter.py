@@ -226,13 +226,11 @@ class UPerNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return resize(self.decode_head(self.backbone(image)), image.shape[2:])
 
-    def loss(self, image: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy at the size of the labels [batch, rows, columns], the auxiliary head's counted 0.4 times."""
-        features, size = self.backbone(image), labels.shape[1:]
-        loss = F.cross_entropy(resize(self.decode_head(features), size), labels)
-        if self.auxiliary_head is not None:
-            loss = loss + 0.4 * F.cross_entropy(resize(self.auxiliary_head(features[2]), size), labels)
-        return loss
+    def heads(self, image: Tensor) -> list[Tensor]:
+        """Logits as both heads give them, at 1/4 and 1/16 of the image; without the auxiliary one, of the other."""
+        features = self.backbone(image)
+        auxiliary = [] if self.auxiliary_head is None else [self.auxiliary_head(features[2])]
+        return [self.decode_head(features), *auxiliary]
 
 
 def unet(encoder: str, *, nested: bool, classes: int = 1, img_size: int = 512, **shape: Any) -> UNet:

@@ -98,7 +98,8 @@ class SegmenterTuning(Adapter):
         from safetensors.torch import save_file
 
         with whole(folder / NETWORK) as temporary:
-            save_file({k: v.contiguous() for k, v in recipe.state.state_dict().items()}, temporary)
+            # Copies: blocks may share a table, which safetensors refuses.
+            save_file({k: v.contiguous().clone() for k, v in recipe.state.state_dict().items()}, temporary)
         table = as_table(base.card)
         names = [label.name for label in found.structures]
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
