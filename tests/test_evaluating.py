@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 import omlab
 from omlab.cli.main import main
@@ -245,6 +246,9 @@ def test_options_of_the_evaluator_are_taken_and_told_apart_from_the_models(
     assert [r["options"]["tolerance_mm"] for r in reports] == [1.0, 2.0]
     assert reports[0]["summary"]["bright/nsd"]["value"] < reports[1]["summary"]["bright/nsd"]["value"]
     assert reports[1]["options"]["both_empty"] == "one"
+    with Pillow.open(tmp_path / "r.png") as picture:  # outlines over the scan, and not masks of four colours
+        panel = np.asarray(picture.convert("RGB"))[84:320, 24:260].reshape(-1, 3)
+    assert (panel == 0).all(-1).mean() > 0.2 and len(np.unique(panel, axis=0)) > 50
     capsys.readouterr()
     assert evaluate(root, "--help") == 0
     shown = capsys.readouterr().out

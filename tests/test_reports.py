@@ -64,6 +64,15 @@ def test_a_page_says_everything_and_lets_no_markup_in() -> None:
     assert "script" not in html(report).replace("&lt;script", "").replace("/script&gt;", "")
 
 
+def test_figures_that_read_better_together_are_a_table() -> None:
+    report = Report(
+        evaluator="elo", summary={"m/a": Value(value=1.0)}, table=[["model", "<a>"], ["m & n", "1000 (1)"]],
+    )  # fmt: skip
+    page = _Page(html(report))
+    assert page.open == [] and {"model", "<a>", "m & n", "1000 (1)", "m/a"} <= set(page.texts)
+    assert "table" not in report.as_json()
+
+
 def _report(shift: float, count: int = 30, seed: int = 0) -> dict:
     hard = np.random.default_rng(seed).uniform(0.3, 0.9, count)
     noise = np.random.default_rng(seed + 1).normal(0, 0.01, count) if shift else np.zeros(count)
