@@ -295,7 +295,10 @@ def omlab_model(card):
 
 
 def test_a_language_model_is_asked_and_its_answers_are_scored(
-    tmp_path: Path, install_plugin: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    install_plugin: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("omlab_medbench")
     manifest = ("api = 1\n" + MODEL_TABLE.format(name="parrot")).replace('"mr"', '"text"')
@@ -312,7 +315,12 @@ def test_a_language_model_is_asked_and_its_answers_are_scored(
     assert main([*call, "--resume"]) == 0
     assert len(list((tmp_path / "out" / "answers").iterdir())) == 4
     capsys.readouterr()
-    assert main([*call[:4], "--with", "classification"]) == 1
-    assert "all 4 cases failed, first MedSafety 1: MedSafety 1: prediction and reference must be classifications" in (
+    assert main([*call[:4], "--with", "classification"]) == 2
+    assert "takes classification; 'parrot' (default) gives generation" in capsys.readouterr().err
+    assert main([*call[:4], "--with", "elo"]) == 2
+    assert "evaluator 'elo' scores files alone" in capsys.readouterr().err
+    monkeypatch.setattr("omlab_medbench.dataset._reference", lambda name, answer: Generation(text="A"))
+    assert main(call[:4]) == 1
+    assert "all 4 cases failed, first MedSafety 1: MedSafety 1: its reference is none of MedBench" in (
         capsys.readouterr().err
     )

@@ -20,7 +20,7 @@ from omlab import __version__
 from omlab.cards import EvaluatorCard
 from omlab.dataset import BoundDataset, Item
 from omlab.errors import Cancelled, InputError, OmlabError, UsageError
-from omlab.evaluator import Pair
+from omlab.evaluator import Evaluator, Pair
 from omlab.files import case_stem, stamp, write_text
 from omlab.loading import LoadedModel, options_of
 from omlab.plugins import Registry
@@ -91,14 +91,15 @@ def evaluate(
     Raises
     ------
     UsageError
-        No evaluator fits, the dataset has no case with a reference, ``folder`` holds an evaluation of something else,
-        or one that ``resume`` was not given for.
+        No evaluator fits, or not the one that is named; the dataset has no case with a reference; ``folder`` holds an
+        evaluation of something else, or one that ``resume`` was not given for.
     InputError
         The evaluator has no report without a case, and all failed.
     """
     name = evaluator or evaluator_for(loaded, registry)
     card = registry.card(Kind.EVALUATOR, name)
     behind = registry.load(Kind.EVALUATOR, name)
+    _check_fit(loaded, card, behind)
     splits = dataset.dataset.card.splits
     split = dataset.split or ("test" if "test" in splits else None)
     scoring = options_of(card, evaluator_options or {})
@@ -153,6 +154,19 @@ def digests(card: EvaluatorCard, paths: Iterable[Path], options: Mapping[str, An
         for file in inside if path.is_dir() else [path]:
             found[str(file)] = sha256_of(file)
     return {"files": found}
+
+
+def _check_fit(loaded: LoadedModel, card: EvaluatorCard, behind: Evaluator) -> None:
+    """Raise :class:`omlab.errors.UsageError` where an evaluator cannot take what the model gives."""
+    if type(behind).score is Evaluator.score:
+        raise UsageError(f"evaluator '{card.name}' scores files alone", remedy=f"omlab score {card.name} --help")
+    given = set(loaded.variant.outputs or loaded.card.outputs)
+    if card.takes and not given & set(card.takes):
+        raise UsageError(
+            f"evaluator '{card.name}' takes {' or '.join(card.takes)}; '{loaded.card.name}' ({loaded.variant.name}) "
+            f"gives {', '.join(sorted(given))}",
+            remedy="omlab list evaluators shows others; --variant picks another variant",
+        )
 
 
 class _Cases:
