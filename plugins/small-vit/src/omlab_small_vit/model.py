@@ -40,7 +40,7 @@ def prepare(image: Image, size: int, channels: int) -> NDArray[np.float32]:
 
 
 class SmallVit(Model):
-    """The model ``small-vit``."""
+    """The model ``small-vit``. A variant's ``config`` may have another ``depth`` than the published one."""
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """``encoder``: images to features."""
@@ -60,7 +60,12 @@ class SmallVit(Model):
             require(module, needed_for="making the engine of small-vit", install="omlab-small-vit[convert]")
         from omlab_small_vit.network import network
 
-        return network(variant.config["size"], variant.config["channels"])
+        config = variant.config
+        return network(config["size"], config["channels"], **{k: config[k] for k in ("depth",) if k in config})
+
+    def small(self, variant: Variant) -> Variant:
+        """Two blocks."""
+        return variant.configured(depth=2)
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
         """The same: there are no other weights."""

@@ -39,11 +39,11 @@ class SmallVisionTransformer(nn.Module):
         return cast(Tensor, self.norm(x)[:, 1:].mean(dim=1))
 
 
-def network(size: int, channels: int) -> SmallVisionTransformer:
+def network(size: int, channels: int, depth: int = DEPTH) -> SmallVisionTransformer:
     """The network with the random numbers that every user begins with; the caller's generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        made = SmallVisionTransformer(size, channels)
+        made = SmallVisionTransformer(size, channels, depth=depth)
         for module in made.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
