@@ -4,9 +4,13 @@ device can do at best, and the error against float32.
 Ways: torch eager and torch.compile in float32, bfloat16 and float16, and every GPU engine of omlab that is installed.
 Batch 1 and the largest of 4, 16 and 64 that the graph takes and the memory holds. The floor is the greater of
 arithmetic over the rate of a large matrix product and bytes of weights over the rate of a large copy, both measured
-here in the same run and precision. Without a GPU every row reads 'not measured'::
+here in the same run and precision. Without a GPU every row reads 'not measured'. Networks of the same layers and inputs
+are measured once, whatever variants there are::
 
     tools/bench/gpu --only retfound --only stunet
+    tools/bench/gpu --trial     # small networks of the same code on the CPU: does every row come?
+
+The numbers of a trial say nothing of any device: it is there so that time on a GPU is not spent on finding defects.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import copy
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -57,10 +62,17 @@ class Row:
         )
 
 
-def milliseconds(call: Callable[[], Any], rounds: int) -> float:
+def milliseconds(call: Callable[[], Any], rounds: int, device: str = "cuda") -> float:
     """Median over the rounds, by the device's own clock."""
     import torch
 
+    if device == "cpu":
+        taken = []
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            call()
+            taken.append(1e3 * (time.perf_counter() - begin))
+        return statistics.median(taken)
     for _ in range(3):
         call()
     taken = []
@@ -82,17 +94,18 @@ class Limits:
     bytes: float
 
     @classmethod
-    def measured(cls, rounds: int) -> Limits:
-        """By a product of 8192 x 8192 matrices and a copy of 2 GB."""
+    def measured(cls, rounds: int, device: str = "cuda") -> Limits:
+        """By a product of 8192 x 8192 matrices and a copy of 2 GB; on the CPU, of a trial, by little ones."""
         import torch
 
+        side, size = (8192, 1 << 30) if device == "cuda" else (256, 1 << 20)
         operations = {}
         for name in ("float32", "bfloat16", "float16"):
-            a = torch.randn(8192, 8192, device="cuda", dtype=getattr(torch, name))
-            operations[name] = 2 * 8192**3 / (milliseconds(partial(torch.mm, a, a), rounds) / 1e3)
-        source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+            a = torch.randn(side, side, device=device, dtype=getattr(torch, name))
+            operations[name] = 2 * side**3 / (milliseconds(partial(torch.mm, a, a), rounds, device) / 1e3)
+        source = torch.empty(size, dtype=torch.uint8, device=device)
         target = torch.empty_like(source)
-        return cls(operations, 2 * (1 << 30) / (milliseconds(partial(target.copy_, source), rounds) / 1e3))
+        return cls(operations, 2 * size / (milliseconds(partial(target.copy_, source), rounds, device) / 1e3))
 
     def floor_ms(self, operations: float, weights: int, precision: str) -> float:
         """Least time that arithmetic and weights allow."""
@@ -100,43 +113,74 @@ class Limits:
         return 1e3 * max(operations / self.operations[precision], weights * width / self.bytes)
 
 
-def graphs(registry: Registry, only: list[str]) -> Iterator[tuple[str, Any, Any, Graph]]:
-    """(name, seeded model, variant, graph) of all models, in their first variant."""
+def graphs(
+    registry: Registry, only: list[str], *, small: bool = False, look: bool = True
+) -> Iterator[tuple[str, Any, Any, Graph]]:
+    """(name, seeded model, variant, graph) of every network of all models, once for variants of one configuration.
+
+    Parameters
+    ----------
+    small : in the size that the model gives for checks.
+    look : build outlines, seconds each: of networks with the same layers and inputs only the first.
+    """
     from omlab_sdk.contract.networks import Seeded
 
     for name, card in registry.cards(Kind.MODEL).items():
         if only and name not in only:
             continue
         try:
-            model = Seeded(registry.load(Kind.MODEL, name))
-            variant = attrs.evolve(card.variants[0], weights=())
-            for graph in model.graphs(variant):
-                yield f"{name}/{graph.name}", model, variant, graph
+            inner = registry.load(Kind.MODEL, name)
+            seen: set[Any] = set()
+            for published in card.variants:
+                bare = attrs.evolve(published, weights=())
+                variant = inner.small(bare) if small else bare
+                for graph in inner.graphs(variant):
+                    config = (graph.name, repr(variant.config))
+                    if config in seen:
+                        continue
+                    layers = _layers(inner, graph, variant) if look else config
+                    if layers not in seen:
+                        yield f"{name}/{published.name}/{graph.name}", Seeded(inner), variant, graph
+                    seen |= {config, layers}
         except (OmlabError, TypeError) as error:
             print(f"{name}: {error}", file=sys.stderr)
 
 
-def batches(model: Any, graph: Graph, variant: Any) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """The model's own example, repeated along the batch where the graph leaves it open."""
+def _layers(model: Any, graph: Graph, variant: Any) -> tuple[Any, ...]:
+    """What two variants have in common where their networks cost the same."""
+    from omlab_sdk.contract.sizes import NoOutline, outline
+
+    shapes = (graph.name, *(spec.concrete() for spec in graph.inputs))
+    try:
+        return (*shapes, *sorted(outline(model, graph, variant).parameters))
+    except NoOutline:
+        return (*shapes, repr(sorted(graph.config.items())))
+
+
+def batches(model: Any, graph: Graph, variant: Any, device: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """The model's own example, repeated along the batch where the graph leaves it open; on the CPU 1 and 4 of it."""
     example = next(iter(model.examples(graph, variant)))
     first = {spec.name: spec.shape[0] for spec in graph.inputs}
     # A dimension called batch must lead every input: prompts of one image, say, cannot be repeated alone.
     growing = all(dimension == "batch" for dimension in first.values())
     limit = min((spec.ranges.get("batch", (1, 1, 1))[2] for spec in graph.inputs), default=1)
     for size in BATCHES if growing else (1,):
-        if size <= limit:
+        if size <= limit and (device == "cuda" or size <= BATCHES[1]):
             yield size, {key: np.repeat(value[:1], size, axis=0) for key, value in example.items()}
 
 
-def measure(what: str, model: Any, variant: Any, graph: Graph, limits: Limits, rounds: int) -> Iterator[Row]:
-    """Rows of torch eager and compiled."""
+def measure(
+    what: str, model: Any, variant: Any, graph: Graph, limits: Limits, rounds: int, device: str = "cuda"
+) -> Iterator[Row]:
+    """Rows of torch eager and compiled; on the CPU, of a trial, what is compiled is only captured."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    network = model.network(graph, variant, {}).cuda()
+    compiled = {"mode": "max-autotune"} if device == "cuda" else {"backend": "eager"}
+    network = model.network(graph, variant, {}).to(device)
     weights = sum(p.numel() for p in network.parameters())
-    for size, given in batches(model, graph, variant):
-        tensors = [torch.from_numpy(np.ascontiguousarray(given[spec.name])).cuda() for spec in graph.inputs]
+    for size, given in batches(model, graph, variant, device):
+        tensors = [torch.from_numpy(np.ascontiguousarray(given[spec.name])).to(device) for spec in graph.inputs]
         try:
             with torch.inference_mode():
                 with FlopCounterMode(display=False) as counter:
@@ -146,12 +190,12 @@ def measure(what: str, model: Any, variant: Any, graph: Graph, limits: Limits, r
                     dtype = getattr(torch, precision)
                     cast = copy.deepcopy(network).to(dtype)
                     inputs = [t.to(dtype) if t.is_floating_point() else t for t in tensors]
-                    for way, run in (("eager", cast), ("compile", torch.compile(cast, mode="max-autotune"))):
+                    for way, run in (("eager", cast), ("compile", torch.compile(cast, **compiled))):
                         found = _first(run(*inputs)).float()
                         error = float((found - reference).norm() / reference.norm())
                         yield Row(
                             what=what, batch=size, way=f"torch {way} {precision}",
-                            milliseconds=milliseconds(partial(run, *inputs), rounds),
+                            milliseconds=milliseconds(partial(run, *inputs), rounds, device),
                             floor_ms=limits.floor_ms(operations, weights, precision), error=error,
                         )  # fmt: skip
         except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
@@ -165,15 +209,15 @@ def _first(found: Any) -> Any:
     return found if hasattr(found, "norm") else found[0]
 
 
-def engines(what: str, model: Any, variant: Any, graph: Graph, rounds: int, root: Path) -> Iterator[Row]:
-    """Rows of omlab's own GPU engines, arrays in and out of the host included."""
-    import time
-
+def engines(
+    what: str, model: Any, variant: Any, graph: Graph, rounds: int, root: Path, device: str = "cuda"
+) -> Iterator[Row]:
+    """Rows of omlab's own engines on the device, arrays in and out of the host included."""
     from engines import engines_of
 
     found = engines_of(model, graph, variant, Registry.discover(), root)
-    ready = {label: engine for label, engine in found if engine.info.device == "cuda"}
-    for size, given in batches(model, graph, variant):
+    ready = {label: engine for label, engine in found if engine.info.device == device}
+    for size, given in batches(model, graph, variant, device):
         for label, engine in ready.items():
             if engine.info.backend == "torch":
                 continue
@@ -194,31 +238,42 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", default=[], help="this model; all without it")
     parser.add_argument("--rounds", type=int, default=20, help="rounds of each way [20]")
+    parser.add_argument("--trial", action="store_true", help="small networks on the CPU, once: does every row come?")
     options = parser.parse_args()
     import torch
 
+    if options.trial:
+        return _table(Registry.discover(), options.only, 1, "cpu")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     print(f"{machine()}, {device or 'no GPU'}, torch {torch.__version__}\n")
     print("| network | batch | way | ms | share of the floor | error against float32 | |")
     print("|---|--:|---|--:|--:|--:|---|")
     registry = Registry.discover()
     if device is None:
-        for what, _, _, _ in graphs(registry, options.only):
-            print(Row(what=what, batch=1, way="any", note="this machine has no GPU").line())
+        for what, _, _, _ in graphs(registry, options.only, look=False):
+            print(Row(what=what, batch=1, way="any", note="this machine has no GPU").line(), flush=True)
         return 0
-    limits = Limits.measured(options.rounds)
+    return _table(registry, options.only, options.rounds, "cuda")
+
+
+def _table(registry: Registry, only: list[str], rounds: int, device: str) -> int:
+    """Rows of every network; 1 where one of a trial cannot be run at all."""
+    trial, failed = device == "cpu", 0
+    limits = Limits.measured(rounds, device)
     rates = ", ".join(f"{name} {rate / 1e12:.0f} TFLOP/s" for name, rate in limits.operations.items())
     print(f"limits measured here: {rates}, {limits.bytes / 1e12:.2f} TB/s", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="omlab-bench-") as scratch:
-        for what, model, variant, graph in graphs(registry, options.only):
+        for what, model, variant, graph in graphs(registry, only, small=trial, look=not trial):
             try:
-                for row in measure(what, model, variant, graph, limits, options.rounds):
+                for row in measure(what, model, variant, graph, limits, rounds, device):
+                    failed += row.milliseconds is None
                     print(row.line(), flush=True)
-                for row in engines(what, model, variant, graph, options.rounds, Path(scratch)):
+                for row in engines(what, model, variant, graph, rounds, Path(scratch), device):
                     print(row.line(), flush=True)
             except (OmlabError, RuntimeError, TypeError) as error:
+                failed += 1
                 print(Row(what=what, batch=1, way="any", note=str(error).splitlines()[0][:80]).line(), flush=True)
-    return 0
+    return 1 if trial and failed else 0
 
 
 if __name__ == "__main__":

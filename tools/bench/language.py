@@ -1,7 +1,8 @@
 """SmolLM2: tokens a second of reading a prompt and of writing, in float32, int8 and int4, against transformers eager
 and llama-cpp-python; and of answering several prompts side by side, as ``omlab run`` does, against one by one.
 
-    python tools/bench/language.py [--tokens 256] [--written 64] [--rounds 3] [--together]
+    python tools/bench/language.py [--tokens 256] [--written 64] [--rounds 3]
+    python tools/bench/language.py --together [--prompts 16] [--written 32] [--precision int8]
 
 Greedy, the same prompt for all, the ways in turn round by round. llama-cpp-python runs the same file in an environment
 of its own (``.bench-peers/llama-cpp``), where it is compiled on the first run; without a compiler its rows are left out
@@ -17,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,11 +170,13 @@ def run(tokens: int = 256, written: int = 64, rounds: int = 3) -> list[Row]:
 ALONE = "one by one"
 
 
-def together(prompts: int = 16, written: int = 32, rounds: int = 3) -> list[Row]:
+def together(
+    prompts: int = 16, written: int = 32, rounds: int = 3, precisions: Sequence[str] = PRECISIONS
+) -> list[Row]:
     """Rows of answering ``prompts`` questions of unlike length with ``written`` tokens each, in batches of several
     sizes, from conversation to text."""
     rows = []
-    for precision in PRECISIONS:
+    for precision in precisions:
         model = omlab.load("smollm2", fetch=True, precision=precision, threads=usable_cpus())
         cases = [
             omlab.Text(
@@ -205,11 +208,13 @@ def together(prompts: int = 16, written: int = 32, rounds: int = 3) -> list[Row]
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--written", type=int, default=64)
+    parser.add_argument("--written", type=int, help="tokens of each answer [64; side by side 32]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--together", action="store_true", help="only several prompts side by side")
+    parser.add_argument("--prompts", type=int, default=16, help="of them side by side [16]")
+    parser.add_argument("--precision", action="append", choices=PRECISIONS, help="side by side in this; all without it")
     arguments = parser.parse_args()
     if not arguments.together:
-        print(table(run(arguments.tokens, arguments.written, arguments.rounds), baseline=EAGER))
-        print()
-    print(table(together(rounds=arguments.rounds), baseline=ALONE))
+        print(table(run(arguments.tokens, arguments.written or 64, arguments.rounds), baseline=EAGER), end="\n\n")
+    rows = together(arguments.prompts, arguments.written or 32, arguments.rounds, arguments.precision or PRECISIONS)
+    print(table(rows, baseline=ALONE))
