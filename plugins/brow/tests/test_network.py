@@ -1,9 +1,13 @@
-"""The encoder against upstream's golden files, its key manifests, and itself as ONNX; the objective of pre-training."""
+"""The encoder against upstream's golden files, its key manifests, and itself as ONNX; the objective of pre-training.
+
+The published size takes half a minute and runs with ``OMLAB_FULL_GOLDENS=1``; ``omlab check`` runs it always.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +30,8 @@ SMALL = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 3}
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.npz")), ids=lambda p: p.stem)
 def test_outputs_equal_upstream(path: Path) -> None:
+    if path.stem == "brow-base" and os.environ.get("OMLAB_FULL_GOLDENS") != "1":
+        pytest.skip("takes half a minute; set OMLAB_FULL_GOLDENS=1")
     golden = Golden.read(path)
     computed = goldens.compute(golden)
     assert golden.outputs
@@ -103,7 +109,7 @@ def test_distillation_learns_and_only_the_student_by_gradient() -> None:
     assert torch.equal(before, made.teacher.backbone.cls_token)
     made.follow(0, 25)
     gap = (made.teacher.backbone.cls_token - before).norm() / (made.student.backbone.cls_token - before).norm()
-    assert float(gap) == pytest.approx(0.004, rel=1e-2)  # it follows slowly
+    assert gap.item() == pytest.approx(0.004, rel=1e-2)  # it follows slowly
 
 
 def test_views_of_a_patch_and_its_region() -> None:
