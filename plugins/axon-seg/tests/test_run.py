@@ -208,6 +208,36 @@ def test_stacks_smaller_than_a_window(shape: tuple[int, int, int]) -> None:
     assert even.labels.shape == shape
 
 
+def test_bad_stacks_are_named_and_the_good_one_goes_on(
+    voxels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Missing planes, a single picture, no picture at all, and nothing: a row with a reason each."""
+    from PIL import Image
+
+    for number in (0, 1, 3, 4):
+        (tmp_path / "gap").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "gap" / f"z{number:04d}.tif", voxels[number])
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "picture.png")
+    (tmp_path / "text.tif").write_text("no picture")
+    tifffile.imwrite(tmp_path / "good.tif", voxels[:9], metadata=None)
+    bad = {
+        "gap": "1 planes are missing, first between number 1 and number 3",
+        "picture.png": "is a 2D image, expected",
+        "text.tif": "expected",
+    }
+    inputs = [str(tmp_path / name) for name in ("gap", "picture.png", "text.tif", "good.tif")]
+    out = tmp_path / "out"
+    arguments = ["run", "axon-seg", *inputs, "-o", str(out), "--engine", "torch", "--threads", "1", *OVERLAP]
+    assert main(arguments) == 1
+    told = "".join(capsys.readouterr())
+    rows = (out / "cases.csv").read_text("utf-8").splitlines()
+    for name, reason in bad.items():
+        (row,) = (row for row in rows if Path(name).stem in row)
+        assert reason in row and reason in told, (row, told)
+    assert (out / "good" / "result.json").is_file()
+    assert sorted(path.parent.name for path in out.rglob("result.json")) == ["good"]
+
+
 def test_damage_leaves_nothing_behind(
     voxels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
