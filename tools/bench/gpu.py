@@ -198,7 +198,7 @@ def measure(
                             milliseconds=milliseconds(partial(run, *inputs), rounds, device),
                             floor_ms=limits.floor_ms(operations, weights, precision), error=error,
                         )  # fmt: skip
-        except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
+        except RuntimeError as error:  # a lack of memory is one
             yield Row(what=what, batch=size, way="torch", note=str(error).splitlines()[0][:80])
         finally:
             torch.cuda.empty_cache()
@@ -270,7 +270,7 @@ def _table(registry: Registry, only: list[str], rounds: int, device: str) -> int
                     print(row.line(), flush=True)
                 for row in engines(what, model, variant, graph, rounds, Path(scratch), device):
                     print(row.line(), flush=True)
-            except (OmlabError, RuntimeError, TypeError) as error:
+            except (OmlabError, RuntimeError, TypeError, ValueError) as error:
                 failed += 1
                 print(Row(what=what, batch=1, way="any", note=str(error).splitlines()[0][:80]).line(), flush=True)
     return 1 if trial and failed else 0
