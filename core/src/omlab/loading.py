@@ -163,6 +163,8 @@ class LoadedModel:
             digest = digest_of_all(assets, settings)
         self.base_sha256 = _joined(digest, inherited) if assets or inherited else None
         self.weights_sha256: str = _joined(digest, own)
+        # Results depend on files that the base's engines do not.
+        self._engines_sha256 = self.weights_sha256 if owner is model else _joined(digest, inherited)
         self.engines = EngineBank(self)
 
     def provide(self, graph: Graph) -> Any:
@@ -171,7 +173,7 @@ class LoadedModel:
 
         return provide(
             self._owner, self._owner_variant, graph,
-            files=self.files, weights_digest=self.weights_sha256, root=self._settings.engines_root,
+            files=self.files, weights_digest=self._engines_sha256, root=self._settings.engines_root,
             backends=self.backends(), exporter=self.exporter,
             engine=self._choice.engine, precision=self._choice.precision, device=self._choice.device,
             threads=self._choice.threads, listener=self._listener,
@@ -184,7 +186,7 @@ class LoadedModel:
 
         return tune(
             self._owner, self._owner_variant, graph,
-            files=self.files, weights_digest=self.weights_sha256, root=self._settings.engines_root,
+            files=self.files, weights_digest=self._engines_sha256, root=self._settings.engines_root,
             backends=self.backends(), exporter=self.exporter,
             engine=self._choice.engine, precision=self._choice.precision, device=self._choice.device,
             threads=self._choice.threads, rounds=rounds, listener=self._listener,
@@ -196,7 +198,7 @@ class LoadedModel:
 
         return build_for(
             self._owner, self._owner_variant, graph,
-            files=self.files, weights_digest=self.weights_sha256, root=self._settings.engines_root,
+            files=self.files, weights_digest=self._engines_sha256, root=self._settings.engines_root,
             backends=self.backends(), exporter=self.exporter, capabilities=capabilities, backend=backend,
             listener=self._listener,
         )  # fmt: skip
@@ -214,7 +216,7 @@ class LoadedModel:
 
         subject = Subject(
             model=self._owner, variant=self._owner_variant, graph=graph, files=self.files,
-            weights_digest=self.weights_sha256, exporter=self.exporter, listener=self._listener,
+            weights_digest=self._engines_sha256, exporter=self.exporter, listener=self._listener,
         )  # fmt: skip
         return Origin(subject, Store(self._settings.engines_root)).onnx()
 

@@ -204,13 +204,31 @@ def test_an_adapted_model_is_scored_and_exported(home: Path, tmp_path: Path) -> 
     assert {p.stem for p in (tmp_path / "onnx").rglob("*.onnx")} >= {"position", "match", "encoder", "decoder"}
 
 
+def test_other_templates_are_another_model(home: Path, tmp_path: Path) -> None:
+    """What is resumed is of the same templates; the base's engines are shared."""
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(home / "coarse", tmp_path / "coarse")
+    first, same = (omlab.load(where, engine="torch") for where in (home / "coarse", folder))
+    assert first.weights_sha256 == same.weights_sha256
+    tensors = load_file(folder / FILE)
+    tensors["1.positions"] = tensors["1.positions"] + np.float32(0.01)
+    save_file(tensors, folder / FILE)
+    other = omlab.load(folder, engine="torch")
+    assert other.weights_sha256 != first.weights_sha256
+    assert other.base_sha256 == first.base_sha256 == other._engines_sha256
+
+
 def test_engines_agree(home: Path, tmp_path: Path) -> None:
-    """The same organs from onnxruntime and openvino as from torch."""
+    """The same organs from onnxruntime and openvino as from torch, from one crop:
+    all graphs run, and the place need not be sure."""
     scan = save(body(0)[0], tmp_path / "scan.nii.gz")
     labels = {}
     for engine in ("torch", "onnxruntime", "openvino"):
         pytest.importorskip(engine)
-        labels[engine] = omlab.load(home / "organs", engine=engine, precision="float32")(scan).labels
+        labels[engine] = omlab.load(home / "organs", engine=engine, precision="float32")(scan, crops=1).labels
     for engine in ("onnxruntime", "openvino"):
         assert (labels[engine] != labels["torch"]).mean() < 1e-3, engine
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from omlab.cards import ModelCard, Variant
 from omlab.cases import Case, Volume
-from omlab.errors import InputError, UsageError
+from omlab.errors import InputError, UsageError, WeightsError
 from omlab.files import write_text
 from omlab.geometry import Turn
 from omlab.graphs import Graph
@@ -63,6 +63,12 @@ class MedLsam(Model):
     def graph_owner(self, variant: Variant) -> tuple[Model, Variant]:
         """The base, whose networks are left as they are."""
         return self.base, self.base_variant
+
+    def own_weights(self, variant: Variant) -> dict[str, Path]:
+        """The templates, on which results depend. Raises :class:`omlab.errors.WeightsError`."""
+        if not self.path.is_file():
+            raise WeightsError(f"{self.path} cannot be read: it is missing", remedy="Make the model again")
+        return {"templates": self.path}
 
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """What is needed to run: templates are described already."""
