@@ -177,7 +177,7 @@ def measure(
     from torch.utils.flop_counter import FlopCounterMode
 
     compiled = {"mode": "max-autotune"} if device == "cuda" else {"backend": "eager"}
-    network = model.network(graph, variant, {}).to(device)
+    network = model.network(graph, variant, {}).to(device).requires_grad_(False)  # counting stumbles over gradients
     weights = sum(p.numel() for p in network.parameters())
     for size, given in batches(model, graph, variant, device):
         tensors = [torch.from_numpy(np.ascontiguousarray(given[spec.name])).to(device) for spec in graph.inputs]
@@ -190,13 +190,18 @@ def measure(
                     dtype = getattr(torch, precision)
                     cast = copy.deepcopy(network).to(dtype)
                     inputs = [t.to(dtype) if t.is_floating_point() else t for t in tensors]
-                    for way, run in (("eager", cast), ("compile", torch.compile(cast, **compiled))):
-                        found = _first(run(*inputs)).float()
-                        error = float((found - reference).norm() / reference.norm())
+                    for kind, run in (("eager", cast), ("compile", torch.compile(cast, **compiled))):
+                        way = f"torch {kind} {precision}"
+                        try:
+                            found = _first(run(*inputs)).float()
+                            taken = milliseconds(partial(run, *inputs), rounds, device)
+                        except RuntimeError as error:  # a network that computes a part in float32, say
+                            yield Row(what=what, batch=size, way=way, note=str(error).splitlines()[0][:80])
+                            continue
                         yield Row(
-                            what=what, batch=size, way=f"torch {way} {precision}",
-                            milliseconds=milliseconds(partial(run, *inputs), rounds, device),
-                            floor_ms=limits.floor_ms(operations, weights, precision), error=error,
+                            what=what, batch=size, way=way, milliseconds=taken,
+                            floor_ms=limits.floor_ms(operations, weights, precision),
+                            error=float((found - reference).norm() / reference.norm()),
                         )  # fmt: skip
         except RuntimeError as error:  # a lack of memory is one
             yield Row(what=what, batch=size, way="torch", note=str(error).splitlines()[0][:80])
