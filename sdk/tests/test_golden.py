@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,3 +136,21 @@ def test_an_archive_without_meta(tmp_path: Path) -> None:
 def test_nobody_answers() -> None:
     with pytest.raises(GoldenError, match="no installed plugin answers for golden files of 'nosuch'"):
         goldens.answering("nosuch")
+
+
+@pytest.mark.parametrize(("others", "code"), [(2, 0), (3, 1)])
+def test_single_labels_may_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One in a thousand labels of a map, however far apart the numbers are; numbers that are no labels may not."""
+    found = np.arange(2000) % 105
+    upstream = found.copy()
+    upstream[:others] = 104
+    answers = SimpleNamespace(compute=lambda golden: {"map": found, "scores": found.astype(np.float32)})
+    monkeypatch.setattr(goldens, "answering", lambda model: answers)
+    path = tmp_path / "labels.npz"
+    Golden.make({"model": "labeller"}, {"map": upstream}).write(path)
+    assert main([str(path)]) == code
+    assert f"{others} of 2000 labels differ" in capsys.readouterr().out
+    Golden.make({"model": "labeller"}, {"scores": upstream}).write(path)
+    assert main([str(path)]) == 1
