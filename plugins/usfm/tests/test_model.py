@@ -114,3 +114,14 @@ def test_what_cannot_be_seen_is_refused(model: Usfm, tmp_path: Path) -> None:
         model.predict(read(tmp_path / "strip.png"), context)
     with pytest.raises(InputError, match="takes an image, found volume"):
         model.predict(SimpleNamespace(name="x", kind="volume"), context)
+
+
+@pytest.mark.parametrize("variant", ["mean", "token", "classifier", "segvit", "upernet"])
+def test_every_variant_has_a_small_network(model: Usfm, variant: str) -> None:
+    torch = pytest.importorskip("torch")
+    small = model.small(model.card.variant(variant))
+    (graph,) = model.graphs(small)
+    with torch.inference_mode():
+        found = model.untrained(graph, small)(torch.zeros(1, 3, 128, 128))
+    assert len(found) == 1
+    assert torch.isfinite(found).all()

@@ -189,10 +189,11 @@ def segvit(classes: int, *, img_size: int = 512, trained: bool = False, **change
 
 def upernet(classes: int, *, img_size: int = 512, **changes: Any) -> UPerNet:
     """The published configuration, with ``changes`` as of :func:`segvit`."""
-    shape = BASE | TRAINED | {"img_size": img_size, "use_rel_pos_bias": True, "drop_path_rate": 0.1} | changes
+    shape = BASE | TRAINED | {"img_size": img_size, "use_rel_pos_bias": True, "drop_path_rate": 0.1}
+    shape |= {"out_indices": (3, 5, 7, 11)} | changes
     width = shape["embed_dim"]
     return UPerNet(
-        shape | {"out_indices": (3, 5, 7, 11)},
+        shape,
         {"in_channels": [width] * 4, "channels": width, "classes": classes},
         {"before": width, "channels": 256, "classes": classes},
     )
