@@ -139,6 +139,26 @@ def test_embeddings_are_computed_once(probe, photos, tmp_path):
     assert heads[0] == heads[1]
 
 
+def test_results_of_another_head_are_made_again(probe, photos, tmp_path, capsys):
+    folder, _ = probe
+    _probe(photos, tmp_path / "other", strength=0.01)
+    first, other = omlab.load(folder), omlab.load(tmp_path / "other")
+    assert first.weights_sha256 != other.weights_sha256
+    for loaded in (first, other):
+        loaded(photos / "test" / "cold" / "1.png")
+    assert len(list((tmp_path / "omlab-home" / "engines").rglob("model.onnx"))) == 1  # the network is the base's
+    command = ["run", str(folder), str(photos / "test" / "cold"), "-o", str(tmp_path / "out"), "--resume", "--json"]
+    capsys.readouterr()
+    told = []
+    for _ in range(2):
+        assert main(command) == 0
+        told.append({row["status"] for row in json.loads(capsys.readouterr().out)["cases"]})
+    (tmp_path / "other" / "head.safetensors").replace(folder / "head.safetensors")
+    assert main(command) == 0
+    told.append({row["status"] for row in json.loads(capsys.readouterr().out)["cases"]})
+    assert told == [{"done"}, {"skipped"}, {"done"}]
+
+
 @pytest.mark.parametrize("adapter", ["nearest-neighbours", "prototypes"])
 def test_neighbours_and_prototypes_run_and_export(adapter, probe, photos, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -89,6 +89,12 @@ class HeadModel(Model):
         """The base, whose network is left as it is."""
         return self.base.graph_owner(self.base_variant)
 
+    def own_weights(self, variant: Variant) -> dict[str, Path]:
+        """The head, on which results depend. Raises :class:`omlab.errors.WeightsError`."""
+        if not self.head.is_file():
+            raise WeightsError(f"{self.head} cannot be read: it is missing", remedy="Make the model again")
+        return {"head": self.head}
+
     def graphs(self, variant: Variant) -> tuple[Graph, ...]:
         """Those of the base."""
         return self.base.graphs(self.base_variant)
