@@ -250,7 +250,8 @@ def test_a_scan_is_resampled_part_by_part(monkeypatch: pytest.MonkeyPatch) -> No
     volume = np.random.default_rng(0).integers(-1000, 1000, (23, 19, 17)).astype(np.int16)
     at_once = resampling.resample_image(volume, (30, 10, 17))
     monkeypatch.setattr(resampling, "_PART", 100)
-    assert np.array_equal(resampling.resample_image(volume, (30, 10, 17)), at_once)
+    # In which order a matrix product adds depends on the processor and on the size of a part.
+    np.testing.assert_allclose(resampling.resample_image(volume, (30, 10, 17)), at_once, rtol=0, atol=1e-3)
     assert at_once.dtype == np.float32
 
 
