@@ -145,6 +145,7 @@ def ours(size: str, engine: str, precision: str, scan: Path, out: Path) -> None:
     if out.name == "warm":
         model.engines["window"]
         return
+    model.engines.warm_up()  # as `omlab run` does
     outcome = model.run(scan)
     np.save(out, outcome.result.labels.T)
     usage = resource.getrusage(resource.RUSAGE_SELF)

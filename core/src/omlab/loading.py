@@ -66,7 +66,10 @@ class EngineBank(Mapping[str, "Engine"]):
         return self.provided[name].engine  # type: ignore[no-any-return]
 
     def warm_up(self) -> None:
-        """Begin to load all engines that are not there yet; what fails is told when the engine is asked for."""
+        """Begin to load all engines that are not there yet; what fails is told when the engine is asked for.
+
+        For whoever owns the process: making a network draws from torch's random numbers, at whatever moment.
+        """
         if self.provided.keys() == self._graphs.keys():
             return
 
@@ -371,7 +374,6 @@ class LoadedModel:
         if isinstance(case, str | Path):
             from omlab.memory import peak_mb
 
-            self.engines.warm_up()  # while the file is read and prepared
             start = time.perf_counter()
             case = self.read(case)
             stages["read"] = {"seconds": time.perf_counter() - start, "peak_mb": peak_mb()}

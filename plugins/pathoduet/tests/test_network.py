@@ -22,8 +22,8 @@ from omlab_sdk.golden import Golden, GoldenError, seed_module  # noqa: E402
 FOLDER = Path(__file__).parent.parent / "goldens"
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "goldens"
 SMALL = {"img_size": 32, "embed_dim": 48, "depth": 2, "num_heads": 3}
-#: A wrong epsilon in a norm shows at 2e-5.
-TIGHT = 1e-5
+#: A wrong epsilon in a norm shows at 2e-5; processors that add in another order have been seen at 1.1e-5.
+TIGHT = 1.5e-5
 
 
 def _agrees(path: Path) -> None:
