@@ -43,7 +43,7 @@ PACKAGES = (
     "matplotlib", "joblib", "scikit-learn", "pillow", "lazy_loader", "imageio", "packaging", "cycler", "kiwisolver",
     "pyparsing", "contourpy", "fonttools", "charset_normalizer", "certifi", "idna", "urllib3", "pydicom",
     "connected-components-3d", "blosc2", "numexpr", "ndindex", "msgpack", "httpx", "httpcore", "h11", "anyio",
-    "sniffio", "rich", "pygments", "markdown-it-py", "mdurl",
+    "sniffio", "rich", "pygments", "markdown-it-py", "mdurl", "numpy",
 )  # fmt: skip
 
 
