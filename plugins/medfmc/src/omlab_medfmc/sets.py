@@ -7,6 +7,7 @@ import gzip
 import io
 import math
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -109,18 +110,29 @@ def read_submission(path: Path, which: Set) -> dict[str, NDArray[np.float64]]:
             raise InputError(
                 f"{path.name}, line {number}: has {len(scores)} scores, {which.name} has {len(which.classes)} classes"
             )
-        try:
-            values = np.array([float(score) for score in scores])
-        except ValueError:
-            values = np.array([math.nan])
-        if not np.isfinite(values).all():
-            raise InputError(f"{path.name}, line {number}: a score of {name} is no finite number")
-        if name in found:
-            raise InputError(f"{path.name}, line {number}: {name} is there twice")
-        found[name] = values
+        keep(found, name, scores, f"{path.name}, line {number}")
     if not found:
         raise InputError(f"{path.name}: holds no score")
     return found
+
+
+def keep(found: dict[str, NDArray[np.float64]], name: str, scores: Sequence[str | None], place: str) -> None:
+    """Add the scores of an image, as they were written.
+
+    Raises
+    ------
+    omlab.errors.InputError
+        A score is no finite number, or the image is there already.
+    """
+    try:
+        values = np.array([float(score) for score in scores])  # type: ignore[arg-type]  # a missing one is a TypeError
+    except (TypeError, ValueError):
+        values = np.array([math.nan])
+    if not np.isfinite(values).all():
+        raise InputError(f"{place}: a score of {name} is no finite number")
+    if name in found:
+        raise InputError(f"{place}: {name} is there twice")
+    found[name] = values
 
 
 def join(

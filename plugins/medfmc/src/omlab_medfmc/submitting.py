@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omlab.errors import InputError
-from omlab_medfmc.sets import Set, stem_of, text_of
+from omlab_medfmc.sets import Set, keep, stem_of, text_of
 
 #: Digits that upstream writes.
 _DIGITS = 8
@@ -45,15 +44,7 @@ def read_scores(path: Path, which: Set) -> dict[str, NDArray[np.float64]]:
         image = stem_of((row[naming] or "").strip())
         if row.get("status") == "failed":
             raise InputError(f"{path.name}: the case '{image}' failed: {row.get('cause') or 'no cause is told'}")
-        try:
-            values = np.array([float(row[name]) for name in wanted])
-        except (TypeError, ValueError):
-            values = np.array([math.nan])
-        if not np.isfinite(values).all():
-            raise InputError(f"{path.name}, line {rows.line_num}: a score of {image} is no finite number")
-        if image in found:
-            raise InputError(f"{path.name}, line {rows.line_num}: {image} is there twice")
-        found[image] = values
+        keep(found, image, [row[name] for name in wanted], f"{path.name}, line {rows.line_num}")
     if not found:
         raise InputError(f"{path.name}: holds no score")
     return found
