@@ -24,6 +24,7 @@ from omlab.loading import options_of  # noqa: E402
 from omlab.manifest import cards_of  # noqa: E402
 from omlab.model import Context  # noqa: E402
 from omlab.results import Segmentation, summarise, write  # noqa: E402
+from omlab.vocabulary import Kind  # noqa: E402
 from omlab_sdk.golden import seed_module  # noqa: E402
 from omlab_stunet import datasets, selection  # noqa: E402
 from omlab_stunet.model import StuNet  # noqa: E402
@@ -38,7 +39,7 @@ MICRO = {
 
 def card() -> ModelCard:
     text = (package_files("omlab_stunet") / "omlab.toml").read_text("utf-8")
-    ((_, found),) = cards_of(tomllib.loads(text))
+    found = next(card for kind, card in cards_of(tomllib.loads(text)) if kind is Kind.MODEL)
     assert isinstance(found, ModelCard)
     return found
 
@@ -210,7 +211,7 @@ def test_air_is_skipped_only_when_asked(scan: Volume) -> None:
         (made((40, 40, 1), (1, 1, 5)), "single slice"),
         (made((40, 40, 40), (0, 1, 1)), "its spacing is 0 x 1 x 1 mm"),
         (made((40, 40, 40), (1000, 1000, 1000)), "is 40000 mm long"),
-        (made((40, 40, 40), (0.1, 0.1, 0.1)), r"4 x 4 x 4 mm large .* at least 4 are needed"),
+        (made((40, 40, 40), (0.1, 0.1, 0.1)), r"4 x 4 x 4 mm large.* at least 4 are needed"),
         (made((10, 10, 10), (3, 3, 3), np.complex64), "one number a voxel"),
     ],
 )

@@ -74,8 +74,8 @@ def read_sharded(path: str | Path, *, rules: Sequence[Rule] = ()) -> State:
     return rename(state, rules=rules)
 
 
-def entries_of(path: str | Path) -> dict[str, type]:
-    """What lies at the top of a weights file: name -> type. Upstream's scripts differ in what they put there.
+def read_content(path: str | Path) -> dict[str, Any]:
+    """All that lies at the top of a weights file, what is no tensor too, read as safely.
 
     Raises
     ------
@@ -85,7 +85,18 @@ def entries_of(path: str | Path) -> dict[str, type]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path} does not exist", remedy="Fetch it with omlab pull")
-    return {str(name): type(value) for name, value in _descend(_content(path), "", path).items()}
+    return {str(name): value for name, value in _descend(_content(path), "", path).items()}
+
+
+def entries_of(path: str | Path) -> dict[str, type]:
+    """What lies at the top of a weights file: name -> type. Upstream's scripts differ in what they put there.
+
+    Raises
+    ------
+    WeightsError
+        Like :func:`read_checkpoint`.
+    """
+    return {name: type(value) for name, value in read_content(path).items()}
 
 
 def _content(path: Path) -> Any:

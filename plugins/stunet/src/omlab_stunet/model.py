@@ -16,6 +16,7 @@ from omlab.errors import InputError, require
 from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.model import Context, Model
 from omlab.results import Result, Segmentation
+from omlab.vocabulary import Modality
 from omlab_stunet import selection
 from omlab_stunet.pipeline import Pipeline, statistics
 from omlab_stunet.plan import SAMPLE, Plan
@@ -146,11 +147,13 @@ class StuNet(Model):
             raise InputError(f"{case.name}: stunet takes a volume, found {case.kind}")
         labels = context.variant.labels or self.card.labels
         chosen = selection.of(labels, context.options["structures"], context.options["dataset"])
-        pipeline = Pipeline(Plan.of(context.variant.config), classes=len(labels) + 1, options=context.options)
+        plan, classes = Plan.of(context.variant.config), self._classes(context.variant)
+        pipeline = Pipeline(plan, classes=classes, options=context.options)
         found, measurements = pipeline.run(case, context)
         with context.stage("restore"):
             chosen.apply(found)
-            columns = statistics(found, case.voxels, [label.value for label in chosen.structures])
+            unit = "hu" if self.card.modality == (Modality.CT,) else "intensity"
+            columns = statistics(found, case.voxels, [label.value for label in chosen.structures], unit)
         return Segmentation(
             labels=found, structures=chosen.structures, geometry=case.geometry, columns=columns,
             measurements=measurements,

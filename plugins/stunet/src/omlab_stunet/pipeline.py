@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from omlab.cases import Volume
 from omlab.errors import InputError, UsageError
+from omlab.geometry import Geometry, Turn
 from omlab.inference import resampling
-from omlab.inference.preparing import Scheme, foreground, nonzero_box, normalise
+from omlab.inference.cleaning import keep_largest
+from omlab.inference.preparing import foreground, nonzero_box, normalise
 from omlab.inference.segmenting import Report, segment
 from omlab.inference.sliding import Head
 from omlab.model import Context
@@ -27,7 +29,6 @@ LONGEST_MM = 4000.0
 FEWEST = 4
 #: Windows without a voxel above this many Hounsfield units hold air and clothes.
 AIR_HU = -500.0
-_ALL_AXES = (0, 1, 2)
 
 
 @attrs.frozen(eq=False)
@@ -36,8 +37,8 @@ class Prepared:
 
     Attributes
     ----------
-    image : [1, z, y, x] float32, resampled and normalised.
-    box : of the scan in RAS order z, y, x, outside of which every voxel is exactly 0.
+    image : [1, a, b, c] float32, resampled and normalised; axes in the order of the plan.
+    box : of the scan in that order, outside of which every voxel is exactly 0.
     apart : axis of thick slices across which scores are not interpolated on the way back.
     air : value of :data:`AIR_HU` after normalisation.
     """
@@ -48,12 +49,39 @@ class Prepared:
     air: float
 
 
+@attrs.frozen(eq=False)
+class View:
+    """The axes of a scan as the network sees them; made by :meth:`of`.
+
+    Attributes
+    ----------
+    turn : of the scan's array to the orientation of the plan.
+    order : of the axes z, y, x of the turned array.
+    spacing_mm : along the axes that the network sees.
+    """
+
+    turn: Turn
+    order: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+
+    @classmethod
+    def of(cls, geometry: Geometry, plan: Plan) -> View:
+        """Of a scan with this geometry."""
+        turn = Turn.to(geometry, plan.orientation or geometry.orientation)
+        reverse = turn.target.spacing_mm[::-1]
+        return cls(turn, plan.transpose, tuple(reverse[axis] for axis in plan.transpose))
+
+    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
+        """[i, j, k] of the scan as the network sees it; a view of the same memory."""
+        return self.turn.apply(array).T.transpose(self.order)
+
+
 def prepare(voxels: NDArray[Any], spacing_mm: Sequence[float], plan: Plan, name: str = "the scan") -> Prepared:
     """Cut, resample and normalise a scan.
 
     Parameters
     ----------
-    voxels : [z, y, x] in RAS order.
+    voxels : [a, b, c], axes in the order of the plan (:meth:`View.apply`).
 
     Raises
     ------
@@ -68,7 +96,7 @@ def prepare(voxels: NDArray[Any], spacing_mm: Sequence[float], plan: Plan, name:
     if min(target) < FEWEST:
         extent = " x ".join(f"{n * s:.3g}" for n, s in zip(inside.shape, spacing_mm, strict=True))
         raise InputError(
-            f"{name}: its content is {extent} mm large (z, y, x), which is {' x '.join(map(str, target))} voxels of "
+            f"{name}: its content is {extent} mm large, which is {' x '.join(map(str, target))} voxels of "
             f"{' x '.join(f'{s:g}' for s in plan.spacing_mm)} mm; at least {FEWEST} are needed along every axis",
             remedy="Check its spacing, and that it is more than a slice",
         )
@@ -151,17 +179,18 @@ class Pipeline:
         plan = self.plan
         if self.options["spacing"]:
             plan = attrs.evolve(plan, spacing_mm=(self.options["spacing"],) * 3)
-        turn = case.geometry.canonical()
-        spacing_mm = turn.target.spacing_mm[::-1]
+        view = View.of(case.geometry, plan)
         with context.stage("prepare"):
-            prepared = prepare(turn.apply(case.voxels).T, spacing_mm, plan, case.name)
+            prepared = prepare(view.apply(case.voxels), view.spacing_mm, plan, case.name)
             # The axes lie in memory as those of the scan, so that both are walked in the same order.
             labels = np.zeros_like(case.voxels, dtype=np.uint8)
-            out = turn.apply(labels).T[prepared.box]
+            out = view.apply(labels)[prepared.box]
         engine = context.engines["window"]  # made or loaded here, which is no part of the stage
         with context.stage("restore"):
             run = Runner(engine, lambda done, total: context.progress("network", done, total, "windows"))
             report, skipped = self._segment(prepared, out, plan, run)
+            if plan.largest:
+                keep_largest(labels, plan.largest)
         self._share_out(context, run)
         measured = {
             "windows": float(report.windows), "windows_reused": float(report.reused),
@@ -179,7 +208,7 @@ class Pipeline:
         report = segment(
             image, target, plan.patch, run, classes=self.classes, features=plan.dims[0], head=run.head,
             apart=prepared.apart, softmax=plan.version == 1,
-            step=self.options["step"], mirror=_ALL_AXES if self.options["mirror"] else (),
+            step=self.options["step"], mirror=plan.mirror if self.options["mirror"] else (),
             memory=self.options["memory"] * 1e9, skip=skip, reuse=self.options["skip_background"] != "off",
             done=run.done,
         )  # fmt: skip
@@ -264,9 +293,11 @@ def check(case: Volume) -> None:
         )
 
 
-def statistics(labels: NDArray[np.uint8], voxels: NDArray[Any], values: Sequence[int]) -> dict[str, list[float | None]]:
-    """Mean and standard deviation of the intensities of each structure of ``values``: columns of a result's table;
-    ``None`` for a structure without voxels. One pass, a plane at a time."""
+def statistics(
+    labels: NDArray[np.uint8], voxels: NDArray[Any], values: Sequence[int], unit: str = "hu"
+) -> dict[str, list[float | None]]:
+    """Mean and standard deviation of the intensities of each structure of ``values``: columns ``mean_UNIT`` and
+    ``sd_UNIT`` of a result's table; ``None`` for a structure without voxels. One pass, a plane at a time."""
     axis = int(np.argmax(labels.strides))
     bins = max(values) + 1
     counts, sums, squares = (np.zeros(bins) for _ in range(3))
@@ -285,7 +316,7 @@ def statistics(labels: NDArray[np.uint8], voxels: NDArray[Any], values: Sequence
         average = sums[value] / there if there else None
         mean.append(None if average is None else float(average))
         deviation.append(None if average is None else float(np.sqrt(max(0.0, squares[value] / there - average**2))))
-    return {"mean_hu": mean, "sd_hu": deviation}
+    return {f"mean_{unit}": mean, f"sd_{unit}": deviation}
 
 
-__all__ = ["Pipeline", "Prepared", "Runner", "Scheme", "check", "prepare", "statistics"]
+__all__ = ["Pipeline", "Prepared", "Runner", "View", "check", "prepare", "statistics"]

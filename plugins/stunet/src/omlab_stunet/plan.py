@@ -22,8 +22,12 @@ STRIDES = ((2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 1, 2))
 SAMPLE = 4
 
 
-def _triples(value: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(int(n) for n in row) for row in value)
+def _whole(value: Sequence[int]) -> tuple[int, ...]:
+    return tuple(int(n) for n in value)
+
+
+def _rows(value: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(_whole(row) for row in value)
 
 
 def _floats(value: Sequence[float]) -> tuple[float, ...]:
@@ -36,22 +40,31 @@ class Plan:
 
     Attributes
     ----------
-    spacing_mm, patch : along z, y, x of a scan in RAS order, which is the order that the network sees.
+    spacing_mm, patch : along the axes that the network sees.
     strides : five, of the encoder's stages after the first.
+    orientation, transpose : the network sees z, y, x of a scan that was turned to these axis codes, in this order of
+        axes. Without codes the scan stays as its file has it, which is nnU-Net's way.
+    mirror : axes that the network may see mirrored.
+    largest : groups of labels of each of which only the largest component stays, by the rule of
+        :func:`omlab.inference.cleaning.keep_largest`.
     scheme, use_mask, intensities : normalisation (:func:`omlab.inference.preparing.normalise`). The released plan
         says that the modality is no CT and so takes the z-score of the whole scan, though all of it is CT.
     version : of nnU-Net whose order of steps and sums is followed, 1 or 2.
     """
 
-    dims: tuple[int, ...] = attrs.field(converter=lambda value: tuple(int(n) for n in value))
-    depth: tuple[int, ...] = attrs.field(converter=lambda value: tuple(int(n) for n in value))
+    dims: tuple[int, ...] = attrs.field(converter=_whole)
+    depth: tuple[int, ...] = attrs.field(converter=_whole)
     spacing_mm: tuple[float, ...] = attrs.field(default=(1.5, 1.5, 1.5), converter=_floats)
-    patch: tuple[int, ...] = attrs.field(default=(128, 128, 128), converter=lambda value: tuple(int(n) for n in value))
-    strides: tuple[tuple[int, ...], ...] = attrs.field(default=STRIDES, converter=_triples)
+    patch: tuple[int, ...] = attrs.field(default=(128, 128, 128), converter=_whole)
+    strides: tuple[tuple[int, ...], ...] = attrs.field(default=STRIDES, converter=_rows)
     scheme: Scheme = attrs.field(default=Scheme.ZSCORE, converter=Scheme.of)
     use_mask: bool = False
     intensities: Mapping[str, float] = attrs.field(factory=dict)
     version: int = 1
+    orientation: str = "RAS"
+    transpose: tuple[int, ...] = attrs.field(default=(0, 1, 2), converter=_whole)
+    mirror: tuple[int, ...] = attrs.field(default=(0, 1, 2), converter=_whole)
+    largest: tuple[tuple[int, ...], ...] = attrs.field(default=(), converter=_rows)
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Plan:

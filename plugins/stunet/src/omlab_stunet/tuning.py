@@ -18,7 +18,7 @@ from omlab_sdk.segmenters import Prepared, Recipe, beginning, check_grid
 from omlab_sdk.training.deep_supervision import DeepSupervision
 from omlab_stunet import checkpoint, objective
 from omlab_stunet.network import STUNet, initialise
-from omlab_stunet.pipeline import check, prepare
+from omlab_stunet.pipeline import View, check, prepare
 from omlab_stunet.plan import Plan
 
 #: Windows a batch of the released plan.
@@ -54,7 +54,7 @@ def recipe(
         labels=lambda given: given[0].argmax(1), optimiser=objective.optimiser,
         schedule=objective.learning_rate,
         rate=objective.RATE if state is None else objective.FINE_TUNING_RATE, clip=objective.CLIP,
-        epochs=objective.EPOCHS, batches=objective.BATCHES_AN_EPOCH, batch=BATCH, mirror=(0, 1, 2),
+        epochs=objective.EPOCHS, batches=objective.BATCHES_AN_EPOCH, batch=BATCH, mirror=plan.mirror,
         multiple=cast(Any, tuple(prod(s[axis] for s in plan.strides) for axis in range(3))),
     )  # fmt: skip
 
@@ -63,9 +63,9 @@ def _prepared(case: Volume, reference: Segmentation, plan: Plan) -> Prepared:
     """Raises :class:`InputError` for a reference on another grid, and what preparing a scan does."""
     check(case)
     check_grid(case, reference)
-    turn = case.geometry.canonical()
-    found = prepare(turn.apply(case.voxels).T, turn.target.spacing_mm[::-1], plan, case.name)
-    labels = turn.apply(reference.labels).T[found.box].astype(np.int16)
+    view = View.of(case.geometry, plan)
+    found = prepare(view.apply(case.voxels), view.spacing_mm, plan, case.name)
+    labels = view.apply(reference.labels)[found.box].astype(np.int16)
     shape = found.image.shape[1:]
     if labels.shape != shape:
         labels = resample_labels(labels, shape, order=1, apart=found.apart).astype(np.int16)
