@@ -253,6 +253,58 @@ def test_damage_in_the_middle_does_not_shift_what_comes_after(tmp_path: Path) ->
     assert again.source.warnings == video.source.warnings
 
 
+@pytest.mark.parametrize("codec", ["mjpeg", "mpeg4", "libx264"])
+@pytest.mark.parametrize("far", [0, 400])
+def test_lost_chunks_of_an_avi_shift_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, far: int
+) -> None:
+    """Heads and all: the table at the end of the file knows the numbers of those that are left."""
+    from omlab.cases import video_file
+
+    monkeypatch.setattr(video_file, "FAR", far)
+    path = film(tmp_path / "a.avi", codec=codec)
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    content = bytearray(path.read_bytes())
+    start, end = packets[20][0] - 8, sum(packets[23])
+    content[start:end] = bytes(end - start)
+    (tmp_path / "lost.avi").write_bytes(content)
+    video = read(tmp_path / "lost.avi")
+    seen = dict(video.frames())
+    assert sorted(set(range(FRAMES)) - set(seen)) == [20, 21, 22, 23]
+    told = [n for n in seen if not 24 <= n < 36 or codec == "mjpeg"]  # until the next key frame the decoder guesses
+    assert all(abs(_number(seen[n]) - n) <= 1 for n in told)
+    assert video.source.warnings == ("is damaged: some frames cannot be decoded; those before and after were used",)
+    assert [round(_number(f), -1) for f in video.at([10, 50, 22])] == [10, 50, 20]
+
+
+def _dropped(content: bytes, numbers: set[int]) -> bytes:
+    """An AVI as a recorder writes it that dropped these frames: their chunks have no content."""
+    place, end = content.index(b"movi") + 4, content.rfind(b"idx1")
+    head, out, table, number = bytearray(content[:place]), bytearray(), bytearray(), 0
+    while place < end and content[place : place + 2] == b"00":
+        name, (size,) = content[place : place + 4], struct.unpack_from("<I", content, place + 4)
+        data = b"" if number in numbers else content[place + 8 : place + 8 + size]
+        table += name + struct.pack("<3I", 16 * (number % 12 == 0), len(out) + 4, len(data))
+        out += name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+        place, number = place + 8 + size + size % 2, number + 1
+    struct.pack_into("<I", head, len(head) - 8, len(out) + 4)
+    found = head + out + b"idx1" + struct.pack("<I", len(table)) + table
+    struct.pack_into("<I", found, 4, len(found) - 8)
+    return bytes(found)
+
+
+def test_frames_that_the_recorder_of_an_avi_dropped_are_those_before_them(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.avi", codec="mjpeg")
+    path.write_bytes(_dropped(path.read_bytes(), {20, 21, 22, 23}))
+    video = read(path)
+    seen = dict(video.frames())
+    assert video.frame_count == FRAMES and sorted(set(range(FRAMES)) - set(seen)) == [20, 21, 22, 23]
+    assert all(abs(_number(frame) - n) <= 1 for n, frame in seen.items())
+    assert video.source.warnings == ()  # nothing is damaged
+    assert [abs(_number(f) - n) <= 1 for f, n in zip(video.at([22, 40]), (19, 40), strict=True)] == [True, True]
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.avi"])
 def test_a_video_whose_header_promises_more(tmp_path: Path, name: str) -> None:
     path = film(tmp_path / name, codec="mpeg4", gop=6)

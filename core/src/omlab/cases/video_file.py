@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from omlab.cases.video_avi import Chunks
 from omlab.errors import InputError, require
 
 #: Decoding so many frames in vain costs no more than to jump to a key frame.
@@ -39,11 +40,17 @@ class FileFrames:
         self._source = source
         self._name = name or (source.name if isinstance(source, Path) else "video")
         self._index: Index | None = None
+        self._chunks: Chunks | None = None
+        self._start: int | None = None  # time of the first frame of an AVI
         self._lost = 0
         self.warnings: list[str] = []
         try:
             with self._open() as container:
                 stream = self._stream(container)
+                self._chunks = Chunks.of(container, stream)
+                if self._chunks is not None:
+                    times = self._chunks.first + np.arange(self._chunks.count, dtype=np.int64)
+                    self._index = Index(times, self._chunks.keys)
                 first, rotation = self._first(container, stream)
                 self.details: dict[str, Any] = {
                     "container": container.format.name, "codec": stream.codec_context.name, "rotation": rotation,
@@ -108,9 +115,29 @@ class FileFrames:
             self._index = Index(np.array(times, np.int64)[order], np.flatnonzero(np.array(keys, bool)[order]))
         return self._index
 
-    def _frames(self, container: Any, stream: Any) -> Iterator[Any]:
-        """Decoded frames as they come; packets that cannot be decoded are counted and passed over."""
+    def _packets(self, container: Any, stream: Any) -> Iterator[Any]:
+        """Packets with their times; those that an AVI has lost are counted."""
+
+        def lost(count: int) -> None:
+            self._lost += count
+
         packets = container.demux(stream)
+        if self._chunks is None:
+            yield from packets
+            return
+        for packet in self._chunks.timed(packets, lost):
+            if self._start is None and packet.dts is not None and packet.pts is not None:
+                self._start = self._chunks.first + packet.pts - packet.dts  # shown so much later than decoded
+            yield packet
+
+    def _frames(self, container: Any, stream: Any) -> Iterator[Any]:
+        """Decoded frames in the order in which they are shown."""
+        frames = self._decoded_packets(container, stream)
+        return frames if self._chunks is None else self._chunks.shown(frames)
+
+    def _decoded_packets(self, container: Any, stream: Any) -> Iterator[Any]:
+        """Decoded frames as they come; packets that cannot be decoded are counted and passed over."""
+        packets = self._packets(container, stream)
         while True:
             try:
                 packet = next(packets)
@@ -183,6 +210,10 @@ class FileFrames:
 
     def _number(self, frame: Any, place: int) -> int:
         """Number of a decoded frame: by its time where that is known, so that lost frames shift none after them."""
+        if self._chunks is not None:
+            gone = self._lost or self._chunks.gaps
+            known = gone and frame.pts is not None and self._start is not None
+            return max(place + 1, frame.pts - self._start) if known else place + 1
         if frame.pts is None or (self._index is None and not self._lost):
             return place + 1
         times = self.index.times
