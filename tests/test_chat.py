@@ -26,7 +26,9 @@ class Echo(Model):
         words = f"{len(case.messages)}: {case.question}" + "!" * context.options["loud"]
         for letter in words:
             yield letter
-        return Generation(text=words, finish_reason="length" if case.question == "long" else "stop",
+        long = case.question == "long"
+        return Generation(text=words, finish_reason="length" if long else "stop",
+                          notes=["its beginning was not read"] if long else [],
                           prompt_tokens=3, completion_tokens=len(words))
 
     def predict(self, case, context):
@@ -71,13 +73,40 @@ def test_the_end_of_the_input_ends_it(chat: Callable[..., tuple[int, str, str]])
 def test_options_of_the_card_and_figures(chat: Callable[..., tuple[int, str, str]]) -> None:
     _, out, err = chat(b"long\n", "--loud", "2", "--stats")
     assert out == "1: long!!\n"
-    assert err.splitlines() == ["[cut after 9 tokens]", "[3 tokens read, 9 written]"]
+    assert err.splitlines() == [
+        "[its beginning was not read]", "[cut after 9 tokens]", "[3 tokens read, 9 written]",
+    ]  # fmt: skip
 
 
 def test_a_question_that_fails_is_told_and_forgotten(chat: Callable[..., tuple[int, str, str]]) -> None:
     code, out, err = chat(b"a\nfail\nb\xff\nc\n")
     assert (code, out.splitlines()) == (0, ["1: a", "3: c"])
     assert err.splitlines() == ["error: it cannot be answered", "error: the line is not UTF-8: invalid start byte"]
+
+
+@pytest.mark.parametrize("broken", ["caf\udce9", UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid start byte")])
+def test_a_terminal_that_sends_no_utf_8(
+    chat: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, broken: str | Exception
+) -> None:
+    """Bytes come as halves of characters, or not at all, as the locale of the terminal has it."""
+    typed: list[str | Exception] = ["a", broken, "b", "stop"]
+
+    def line(prompt: str) -> str:
+        found = typed.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("builtins.input", line)
+    monkeypatch.setattr(io, "TextIOWrapper", Terminal)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    code, out, err = chat(b"")
+    assert code == 0 and "1: a" in out and "3: b" in out
+    assert "the line is not UTF-8" in err and not typed
 
 
 def test_another_model_is_refused(

@@ -117,6 +117,16 @@ def test_a_bad_record_leaves_the_others(tmp_path: Path) -> None:
     assert isinstance(last, Text) and last.question == "d"
 
 
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_half_of_a_character_is_told_and_the_others_go_on(tmp_path: Path, name: str) -> None:
+    records = [r'{"prompt": "a \ud83d b"}', r'{"prompt": "c \ud83d\ude42"}', r'{"prompt": "d", "id": "\udc00"}']
+    text = "\n".join(records) if name == "x.jsonl" else "[" + ",".join(records) + "]"
+    (_, broken), (_, fine), (where, named) = texts.read_all(written(tmp_path, name, text.encode()))
+    assert isinstance(broken, InputError) and r"holds \ud83d, half of a character" in broken.message
+    assert isinstance(fine, Text) and fine.question == "c \U0001f642"
+    assert where == "x-0003" and isinstance(named, InputError)
+
+
 def test_deep_nesting_is_no_crash(tmp_path: Path) -> None:
     assert "line 1" in reason(written(tmp_path, "x.jsonl", "[" * 200_000 + "]" * 200_000))
 

@@ -149,6 +149,13 @@ def _named(record: Any, otherwise: str) -> str:
 def _conversation(path: Path, name: str, where: str, form: str, record: Any) -> Text:
     if not isinstance(record, Mapping):
         raise InputError(f"{where}: is {_kind(record)}, expected an object with prompt, question or messages")
+    try:
+        json.dumps(record, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = ord(error.object[error.start])
+        raise InputError(
+            f"{where}: holds \\u{half:04x}, half of a character", remedy="Write both halves, or the character itself"
+        ) from None
     asks = [key for key in _ASKS if key in record]
     if len(asks) != 1:
         has = f"both {' and '.join(asks)}" if asks else f"only {', '.join(map(str, record)) or 'nothing'}"

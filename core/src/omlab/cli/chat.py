@@ -100,18 +100,17 @@ def _question(terminal: bool) -> str | None:
 
             with contextlib.suppress(ImportError):
                 import readline  # noqa: F401  line editing and history, where the system has it
-            return input(click.style("> ", bold=True)).strip()
+            typed = input(click.style("> ", bold=True))
+            typed.encode("utf-8")  # a terminal that is told no language hands bytes on as halves of characters
+            return typed.strip()
         line = sys.stdin.buffer.readline()
+        return line.decode("utf-8").strip() if line else None
+    except UnicodeError as error:
+        click.echo(click.style("error: ", fg="red", bold=True) + f"the line is not UTF-8: {error.reason}", err=True)  # type: ignore[attr-defined]
+        return ""
     except (EOFError, KeyboardInterrupt):
         click.echo()
         return None
-    if not line:
-        return None
-    try:
-        return line.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        click.echo(click.style("error: ", fg="red", bold=True) + f"the line is not UTF-8: {error.reason}", err=True)
-        return ""
 
 
 def _answer(
@@ -138,6 +137,8 @@ def _answer(
         click.echo(click.style(" [stopped]", dim=True))
         return "".join(written).strip() or None
     click.echo()
+    for note in result.notes:
+        click.echo(click.style(f"[{note}]", dim=True), err=True)
     if result.finish_reason == "length":
         click.echo(click.style(f"[cut after {result.completion_tokens} tokens]", dim=True), err=True)
     if stats:
