@@ -32,6 +32,8 @@ def read_all(path: Path) -> list[tuple[str, Case | OmlabError]]:
         raise InputError(f"{path.name}: is no UTF-8 text, byte {error.start} cannot be read") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if not text.strip():
+        raise InputError(f"{path.name}: is empty, expected FASTA or a table with a column '{_COLUMN}'")
     fasta = text.lstrip()[:1] in (">", ";")
     records = list(_fasta(text) if fasta else _table(text, path.name))
     if not records:
@@ -39,7 +41,7 @@ def read_all(path: Path) -> list[tuple[str, Case | OmlabError]]:
     return [(name, _case(path, name, residues, note, fasta)) for name, residues, note in records]
 
 
-def _fasta(text: str) -> Iterator[tuple[str, str, str]]:
+def _fasta(text: str) -> Iterator[tuple[str, str | InputError, str]]:
     """(name, residues, description) of every record; lines that begin with a semicolon are comments."""
     name, note, lines, number = "", "", [], 0
     for line in text.splitlines():
@@ -58,7 +60,8 @@ def _fasta(text: str) -> Iterator[tuple[str, str, str]]:
         yield name, "".join(lines), note
 
 
-def _table(text: str, file: str) -> Iterator[tuple[str, str, str]]:
+def _table(text: str, file: str) -> Iterator[tuple[str, str | InputError, str]]:
+    """Like :func:`_fasta`, of a table; the error of a row that cannot be read stands in its place."""
     head = text.splitlines()[0] if text.strip() else ""
     delimiter = max(",\t;", key=head.count)
     rows = csv.DictReader(io.StringIO(text), delimiter=delimiter)
@@ -69,12 +72,24 @@ def _table(text: str, file: str) -> Iterator[tuple[str, str, str]]:
             remedy="Begin each sequence with a line '>name', or name the column in the first line",
         )
     naming = next((columns[name] for name in _NAMES if name in columns), None)
-    for number, row in enumerate(rows, start=1):
+    number = 0
+    while True:
+        number += 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:  # the reader goes on with the next line
+            remedy = "Is a quote open? A long sequence is better written as FASTA"
+            yield f"sequence-{number}", InputError(f"{file}, after line {rows.line_num}: {error}", remedy=remedy), ""
+            continue
         name = (row.get(naming) or "").strip() if naming else ""
         yield name or f"sequence-{number}", row.get(columns[_COLUMN]) or "", ""
 
 
-def _case(path: Path, name: str, residues: str, note: str, fasta: bool) -> Case | OmlabError:
+def _case(path: Path, name: str, residues: str | InputError, note: str, fasta: bool) -> Case | OmlabError:
+    if isinstance(residues, InputError):
+        return residues
     residues = "".join(residues.split()).upper().removesuffix("*")
     if not residues:
         return InputError(f"{path.name}: the sequence '{name}' is empty")
