@@ -172,7 +172,7 @@ NAMED = (Label(value=1, name="a ä", colour=(1, 2, 3), code=("1", "SCT", "One"))
             boxes=np.ones((2, 4), np.float32), scores=np.array([0.5, 0.1], np.float32), labels=np.array([0, 1]),
             classes=("p", "q"), frames=np.array([3, 4]),
         ),
-        Generation(text="ja\n„nein“", finish_reason="length", prompt_tokens=3, completion_tokens=4),
+        Generation(text="ja\n„nein“", finish_reason="length", prompt_tokens=3, completion_tokens=4, notes=["cut"]),
     ],
     ids=lambda result: type(result).__name__,
 )  # fmt: skip

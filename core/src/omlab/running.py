@@ -45,6 +45,7 @@ class Run:
     folder : where its files are; ``None`` if it failed.
     headline : the result in a few words.
     seconds : wall time of the case.
+    warnings : what is odd about the case, and the notes of its result.
     code, cause, remedy : of a failure.
     error : the exception itself, for those who want the traceback.
     """
@@ -234,10 +235,10 @@ class _Job:
             if case is None:
                 record = self._whole() or {}
                 return Run(self.found.name, "skipped", source, self.folder, record.get("headline", ""))
-            head = self._write(self._outcome(case, answer))
-            return Run(
-                self.found.name, "done", source, self.folder, head, time.perf_counter() - start, case.source.warnings
-            )
+            outcome = self._outcome(case, answer)
+            head = self._write(outcome)
+            notes = (*case.source.warnings, *outcome.result.notes)
+            return Run(self.found.name, "done", source, self.folder, head, time.perf_counter() - start, notes)
         except Cancelled:
             raise
         except OmlabError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,10 +232,17 @@ def test_a_run_over_a_file_with_bad_records(loaded: LoadedModel, tmp_path: Path)
     assert (tmp_path / "out" / "two" / "generation.txt").is_file()
 
 
-def test_long_texts(loaded: LoadedModel) -> None:
+def test_long_texts(loaded: LoadedModel, tmp_path: Path) -> None:
     (case,) = asked("word " * 2500)
     cut = loaded(case, max_new_tokens=2)  # type: ignore[call-overload]
     assert cut.prompt_tokens == 1536
+    path, words = tmp_path / "p.jsonl", "word " * 2500
+    path.write_text(json.dumps({"id": "long", "prompt": words}) + "\n" + json.dumps({"id": "short", "prompt": "x"}))
+    rows = {row.name: row for row in run(loaded, [path], tmp_path / "out", options={"max_new_tokens": 2})}
+    assert not rows["short"].warnings
+    (note,) = rows["long"].warnings
+    assert re.fullmatch(r"the first \d+ of \d+ tokens were not read: --context is 1536", note)
+    assert json.loads((tmp_path / "out/long/result.json").read_text("utf-8"))["result"]["notes"] == [note]
     with pytest.raises(InputError, match="the text has .* tokens and room for 2 more, the model reads 4096"):
         loaded(case, max_new_tokens=2, context=100_000)
     if loaded.graphs[0].name == "language":
@@ -244,6 +252,10 @@ def test_long_texts(loaded: LoadedModel) -> None:
 def test_bad_questions_and_options(loaded: LoadedModel) -> None:
     with pytest.raises(InputError, match="asks nothing"):
         loaded(Text(name="x", messages=[Message(role="user", content=" ")]))
+    with pytest.raises(InputError, match="holds half of a character at place 3, so it was no UTF-8"):
+        loaded(Text(name="x", messages=[Message(role="user", content="caf\udce9")]))
+    with pytest.raises(InputError, match="holds half of a character at place 0"):
+        loaded(asked("x")[0], system="\udcff")  # type: ignore[call-overload]
     with pytest.raises(InputError, match="ends with a turn of the assistant"):
         loaded(Text(name="x", messages=[*asked("a")[0].messages, Message(role="assistant", content="b")]))
     for options in ({"batch": 0}, {"top_p": 0.0}, {"context": 3}, {"role": "nurse"}, {"temperature": "hot"}):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,6 +55,7 @@ def keep(result: Result, path: Path, record: Mapping[str, Any] | None = None) ->
     """
     facts, arrays = _parts(result)
     facts |= {"form": FORM, "kind": type(result).__name__, "measurements": dict(result.measurements)}
+    facts["notes"] = list(result.notes)
     facts["record"] = dict(record or {})
     try:
         with whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
@@ -92,7 +94,8 @@ def kept(path: Path) -> tuple[Result, dict[str, Any]]:
             video = _frames(file, facts) if facts["kind"] == "VideoSegmentation" else None
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
         raise InputError(f"{path}: is no result that was kept: {error}") from None
-    return _made(facts, arrays, video), facts["record"]
+    made = _made(facts, arrays, video)
+    return attrs.evolve(made, notes=facts.get("notes", ())), facts["record"]
 
 
 def _plain(value: Any) -> Any:

@@ -58,6 +58,8 @@ def headline(result: Result) -> str:
 def summarise(result: Result) -> dict[str, Any]:
     """Kind, measurements and what can be told without the arrays."""
     facts: dict[str, Any] = {"kind": result.kind.value, "measurements": dict(result.measurements)}
+    if result.notes:
+        facts["notes"] = list(result.notes)
     if isinstance(result, VideoSegmentation):
         facts |= {"frames": len(result.labels), "rate": result.rate}
     if isinstance(result, StackSegmentation):

@@ -56,11 +56,13 @@ class Result:
     measurements : name -> value with the unit in the name, ``{"volume_ml": 1545.6}``; shown and written.
     illustration : draws the picture where the core has none for such a result: takes a title, gives a Pillow image.
     files : file name -> what writes it to a path; further files that come with the result.
+    notes : what the reader of the result should know, a line each.
     """
 
     measurements: Mapping[str, float] = attrs.field(factory=dict)
     illustration: Callable[[str], Any] | None = None
     files: Mapping[str, Callable[[Path], None]] = attrs.field(factory=dict)
+    notes: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     kind = OutputKind.SCORES
 
 

@@ -51,7 +51,7 @@ def prompt_ids(
     messages : a first one of the role ``system`` takes the place of the instruction.
     role : a key of :data:`ROLES`.
     bare_start : the first piece is tokenised without special tokens, as upstream's command line does at its start.
-    context : so many of the last ids are kept.
+    context : so many of the last ids are kept; where there are more, a note tells it.
     """
     instruction = INSTRUCTION
     if messages and messages[0].role == "system":
@@ -67,7 +67,11 @@ def prompt_ids(
     begun = tokenizer.encode(HELPER)[:1]
     if context <= len(begun):
         raise InputError(f"a context of {context} tokens leaves no room for a question")
-    return Prompt([*ids, *begun][-context:], tuple(begun))
+    whole = [*ids, *begun]
+    notes: tuple[str, ...] = ()
+    if len(whole) > context:
+        notes = (f"the first {len(whole) - context} of {len(whole)} tokens were not read: --context is {context}",)
+    return Prompt(whole[-context:], tuple(begun), notes)
 
 
 def web_text(text: str) -> str:

@@ -33,10 +33,12 @@ class Prompt:
     ----------
     ids : tokens.
     begun : the last of them that belong to the answer already, and are shown with it.
+    notes : what the reader of the answer should know of it, a line each.
     """
 
     ids: list[int]
     begun: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class LanguageModel(Model):
@@ -179,8 +181,21 @@ class LanguageModel(Model):
             raise InputError(
                 f"{case.name}: ends with a turn of the {case.messages[-1].role}, expected a question of the user"
             )
+        for text in (*(message.content for message in case.messages), context.options.get("system") or ""):
+            _demand_whole(text, case.name)
         tokenizer = self.vocabulary(context)
         return tokenizer, self.prompt(case, tokenizer, context), self.sampling(context.options, context.variant)
+
+
+def _demand_whole(text: str, name: str) -> None:
+    """Raise :class:`omlab.errors.InputError` for a text that no tokenizer takes: Python's can hold halves of
+    characters, which stand for bytes that were no UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name}: holds half of a character at place {error.start}, so it was no UTF-8", remedy="Give it as UTF-8"
+        ) from None
 
 
 class _Answer:
@@ -214,6 +229,7 @@ class _Answer:
         return Generation(
             text="".join(self._pieces).strip(), finish_reason="stop" if self.ended else "length",
             prompt_tokens=len(self._prompt.ids), completion_tokens=self.count, measurements=measurements,
+            notes=self._prompt.notes,
         )  # fmt: skip
 
     def _take(self, piece: str) -> str:
