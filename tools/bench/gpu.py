@@ -166,7 +166,8 @@ def batches(model: Any, graph: Graph, variant: Any, device: str) -> Iterator[tup
     limit = min((spec.ranges.get("batch", (1, 1, 1))[2] for spec in graph.inputs), default=1)
     for size in BATCHES if growing else (1,):
         if size <= limit and (device == "cuda" or size <= BATCHES[1]):
-            yield size, {key: np.repeat(value[:1], size, axis=0) for key, value in example.items()}
+            repeated = {key: np.repeat(value[:1], size, axis=0) for key, value in example.items()}
+            yield size, repeated if growing else example
 
 
 def measure(
