@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,8 @@ class OpenVino(Backend):
             raise EngineError(f"openvino cannot import {blob.name}: {_line(error)}") from error
 
     def _library(self) -> Any:
-        return require("openvino", needed_for="the OpenVINO engine", install=self.card.install)
+        with _no_telemetry():
+            return require("openvino", needed_for="the OpenVINO engine", install=self.card.install)
 
 
 class Compiled:
@@ -129,6 +132,22 @@ class Compiled:
             }
         except Exception as error:  # the library raises plain RuntimeError and types of its own
             raise EngineError(f"openvino failed in '{self._graph.name}': {_line(error)}") from error
+
+
+@contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """Import without the package that reports every import over the network, unasked: the library has a stand-in for
+    where it is absent. That report also forks this process while other threads compute, after which they may wait for
+    ever. Who has imported the library before has chosen for themselves."""
+    name = "openvino_telemetry"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # the import system's own way to say that it is absent
+    try:
+        yield
+    finally:
+        sys.modules.pop(name, None)
 
 
 def _config(target: Target, threads: int) -> dict[str, Any]:
