@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image as Pillow
@@ -15,7 +15,7 @@ Jitter = tuple[float, float, float, float]
 class RandomViews:
     """Draws changes of pictures from its own generator, so that a run can be repeated."""
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: int | Sequence[int] | None = None) -> None:
         self.generator = np.random.default_rng(seed)
 
     def sometimes(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from omlab_d_mim import checkpoint, losses, preprocess, protocol
+from omlab_d_mim import blurs, checkpoint, losses, preprocess, protocol
 from omlab_d_mim.network import CONV_SIZES, VIT_SIZES, ConvViT, VisionTransformer
 from omlab_d_mim.pretraining import Autoencoder, ConvAutoencoder, VisionAutoencoder
 from omlab_d_mim.segmenter import ConvEncoder, UNet, UPerNet, VisionEncoder
@@ -249,15 +249,14 @@ def _slid(network: nn.Module, image: Tensor, crop: int, stride: int) -> Tensor:
 def _steps(golden: Golden) -> dict[str, Any]:
     """Blurs, transforms, positions, loading, losses and scores, by the names of the outputs."""
     found: dict[str, Any] = {}
-    blurs = {"gaussian": preprocess.blurred, "mean": preprocess.averaged, "median": preprocess.median}
     loaded = _loaded(golden) if "pretraining" in golden.kwargs else {}
     for name in golden.outputs:
-        blur = re.fullmatch(r"(gaussian|mean|median)_([\d.]+)", name)
+        blur = re.fullmatch(r"(gaussian|mean|median|defocus)_([\d.]+)", name)
         table = re.fullmatch(r"sincos_(\d+)_(\d+)_(True|False)", name)
         segmented = re.fullmatch(r"seg_(image|mask)_(\d+)", name)
         if blur and "gray" in golden.literal:
             amount: Any = float(blur.group(2)) if blur.group(1) == "gaussian" else int(blur.group(2))
-            found[name] = blurs[blur.group(1)](golden.input("gray"), amount)
+            found[name] = getattr(blurs, blur.group(1))(golden.input("gray"), amount)
         elif table:
             found[name] = sincos(int(table.group(1)), int(table.group(2)), extra=int(table.group(3) == "True"))
         elif segmented and segmented.group(1) == "image":

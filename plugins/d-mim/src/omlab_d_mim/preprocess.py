@@ -1,7 +1,8 @@
-"""From a picture to the networks' inputs, pixel for pixel as upstream does it: its blur, and a way for each task."""
+"""From a picture to the networks' inputs, pixel for pixel as upstream does it: a way for each task."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -10,34 +11,20 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from omlab.inference.pictures import IMAGENET_MEAN, IMAGENET_STD, centre, normalised, shorter_side
+from omlab_d_mim.blurs import gaussian
 
-#: Standard deviation in pixels that the published deblurring networks were trained with.
-SIGMA = 1.1
 #: UPerNet's picture fits into so many pixels, the longer side into the first.
 BOX = (1096, 768)
 _WINDOW_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 _WINDOW_STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 
-def blurred(grey: NDArray[np.uint8], sigma: float = SIGMA) -> NDArray[np.uint8]:
-    """[row, column] uint8 blurred by OpenCV's Gaussian for 8-bit images, whose size follows from ``sigma``."""
-    return cv2.GaussianBlur(grey, (0, 0), sigma)  # type: ignore[return-value]
-
-
-def averaged(grey: NDArray[np.uint8], size: int = 5) -> NDArray[np.uint8]:
-    """[row, column] uint8: the mean of a square around each pixel, another of upstream's blurs."""
-    return cv2.blur(grey, (size, size))  # type: ignore[return-value]
-
-
-def median(grey: NDArray[np.uint8], size: int = 5) -> NDArray[np.uint8]:
-    """[row, column] uint8: the median of a square around each pixel, another of upstream's blurs."""
-    return cv2.medianBlur(grey, size)  # type: ignore[return-value]
-
-
-def as_trained(rgb: NDArray[np.uint8], sigma: float = SIGMA) -> NDArray[np.uint8]:
+def as_trained(
+    rgb: NDArray[np.uint8], blur: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] = gaussian
+) -> NDArray[np.uint8]:
     """[row, column, 3] uint8 as the deblurring networks see it: grey, and blurred before anything else."""
     grey: Any = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2GRAY)
-    return np.repeat(blurred(grey, sigma)[:, :, None], 3, axis=2)
+    return np.repeat(blur(grey)[:, :, None], 3, axis=2)
 
 
 def classification(rgb: NDArray[np.uint8], size: int = 224) -> NDArray[np.float32]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from omlab.errors import UsageError
 from omlab.inference.pictures import normalised
-from omlab_d_mim.preprocess import SIGMA, as_trained
+from omlab_d_mim.blurs import BLURS, Grey
+from omlab_d_mim.preprocess import as_trained
 from omlab_sdk.training.rates import learning_rate
 
 EPSILON = 1e-7
@@ -27,20 +29,40 @@ def rate(recipe: str, epoch: float, *, epochs: int, batch: int) -> float:
 
 class Pairs:
     """Draws pre-training views of pictures: the blurred one and the original, both [3, size, size], of one random
-    crop and flip. Upstream seeds both draws with the wall clock's second, so that the pictures of one second share a
-    crop; here each picture has its own."""
+    crop (a fifth of the area or more, bicubic) and flip.
 
-    def __init__(self, *, size: int = 224, sigma: float = SIGMA, seed: int | None = None) -> None:
+    Upstream seeds both draws with the wall clock's second, so that the pictures of one second share a crop; here each
+    picture has its own.
+
+    Parameters
+    ----------
+    blur : one of :data:`omlab_d_mim.blurs.BLURS`, or a function of a grey picture [row, column] uint8.
+
+    Raises
+    ------
+    omlab.errors.UsageError
+        There is no blur of this name.
+    """
+
+    def __init__(
+        self, *, size: int = 224, blur: str | Callable[[Grey], Grey] = "gaussian",
+        seed: int | Sequence[int] | None = None,
+    ) -> None:  # fmt: skip
         from omlab_sdk.views import RandomViews
 
-        self.size, self.sigma, self.views = size, sigma, RandomViews(seed)
+        if isinstance(blur, str) and blur not in BLURS:
+            raise UsageError(f"there is no blur '{blur}'", remedy=f"Take one of {', '.join(BLURS)}")
+        self.size, self.blur, self.views = size, blur, RandomViews(seed)
 
     def __call__(self, rgb: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(blurred, original) of a picture [row, column, 3]."""
-        before = self.views.generator.bit_generator.state
+        generator = self.views.generator
+        named = BLURS[self.blur] if isinstance(self.blur, str) else None
+        seen = as_trained(rgb, self.blur if named is None else lambda grey: named(grey, generator))
+        before = generator.bit_generator.state
         found = []
-        for picture in (as_trained(rgb, self.sigma), rgb):
-            self.views.generator.bit_generator.state = before
+        for picture in (seen, rgb):
+            generator.bit_generator.state = before
             view = self.views.cropped(Pillow.fromarray(picture), self.size, (0.2, 1.0), Pillow.Resampling.BICUBIC)
             view = self.views.sometimes(0.5, _turned, view)
             found.append(normalised(np.asarray(view)))
