@@ -1,4 +1,4 @@
-"""Axon-Seg as a model of omlab: a light-sheet stack to a label map of axons."""
+"""Axon-Seg as a model of omlab: a light-sheet stack, or a cube of one, to a label map of axons."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omlab.cards import Variant
-from omlab.cases import Case, Stack
+from omlab.cases import Case, Stack, Volume
 from omlab.errors import InputError, UsageError, require
 from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.model import Context, Model
-from omlab.results import Label, StackSegmentation
+from omlab.results import Label, Segmentation
 
 if TYPE_CHECKING:
     import torch
@@ -66,11 +66,16 @@ class AxonSeg(Model):
         return variant.configured(side=48, base=8, num_pool=3, max_num_features=16, heads=2, dim_heads=4, skip=[2])
 
     def network(self, graph: Graph, variant: Variant, files: Mapping[str, Path]) -> torch.nn.Module:
-        """The network with upstream's weights."""
+        """The network with upstream's weights; at random for a variant that has none."""
         for module in ("torch", "omlab_sdk"):
             require(module, needed_for="making the engine of axon-seg", install="omlab-axon-seg[convert]")
         from omlab_axon_seg.checkpoint import load
 
+        if not variant.weights:
+            from omlab_sdk.segmenters import beginning
+
+            with beginning():
+                return self.untrained(graph, variant)
         (asset,) = variant.weights
         given = {name: value for name, value in arguments(variant).items() if name != "side"}
         kind = str(variant.config["network"])
@@ -111,29 +116,34 @@ class AxonSeg(Model):
 
         pipeline.check(options, max(side_of(variant) for variant in self.card.variants))
 
-    def predict(self, case: Case, context: Context) -> StackSegmentation:
-        """Label map in the form of the input, with centre lines, densities and lengths.
+    def predict(self, case: Case, context: Context) -> Segmentation:
+        """Label map in the form of the input, with lengths; of a stack also densities, and centre lines.
+
+        A stack goes block by block as upstream's whole-brain script has it (:mod:`omlab_axon_seg.pipeline`), a volume
+        as nnU-Net predicts cubes (:mod:`omlab_axon_seg.volumes`).
 
         Options: see the card.
 
         Raises
         ------
         omlab.errors.InputError
-            The case is no stack, a plane is damaged, or the region lies outside of it.
+            The case is neither, a plane is damaged, or the region lies outside of it.
         omlab.errors.UsageError
-            An option is out of its range.
+            An option is out of its range, or for stacks and the case is a volume.
         """
-        if not isinstance(case, Stack):
-            raise InputError(f"{case.name}: axon-seg takes a stack of planes, found {case.kind}")
-        from omlab_axon_seg import pipeline
+        if not isinstance(case, Stack | Volume):
+            raise InputError(f"{case.name}: axon-seg takes a stack of planes or a volume, found {case.kind}")
+        from omlab_axon_seg import pipeline, volumes
 
         engine = context.engines["net"]
 
         def network(tile: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
             return engine({"image": np.ascontiguousarray(tile[None, None])})["logits"][0]
 
-        card = (context.variant.labels or self.card.labels)[0]
-        return pipeline.run(case, context, network, Label.of(card), side_of(context.variant))
+        label, side = Label.of((context.variant.labels or self.card.labels)[0]), side_of(context.variant)
+        if isinstance(case, Volume):
+            return volumes.run(case, context, network, label, side)
+        return pipeline.run(case, context, network, label, side)
 
 
 def side_of(variant: Variant) -> int:

@@ -22,6 +22,7 @@ from omlab.results.stack_picture import Projection, draw
 from omlab.results.stacks import ENDINGS, StackLabels, Writer, move, writer
 from omlab_axon_seg.brain import Network, Windows, probabilities
 from omlab_axon_seg.labels import step_lengths
+from omlab_axon_seg.measures import figures, share_out, spacing_of
 from omlab_axon_seg.tracing import CellSums, Thinner
 
 Triple = tuple[int, int, int]
@@ -72,15 +73,15 @@ def run(stack: Stack, context: Context, network: Network, structure: Label, side
                 remedy="Free space, or name another folder with -o",
             ) from None
         raise
-    _share_out(context, clock.seconds)
-    figures = outputs.figures() | {"windows": float(clock.asked), "windows_left_out": float(clock.left_out)}
+    share_out(context, clock.seconds)
+    numbers = outputs.figures() | {"windows": float(clock.asked), "windows_left_out": float(clock.left_out)}
     result = StackSegmentation(
         labels=StackLabels(outputs.paths["segmentation"], form, {structure.value: outputs.voxels}),
-        structures=[structure], start=windows.start, spacing_um=spacing, measurements=figures,
+        structures=[structure], start=windows.start, spacing_um=spacing, measurements=numbers,
         files={path.name.removeprefix(PREFIX): _Mover(path) for path in outputs.further()},
         illustration=lambda title: draw(
             outputs.bright, outputs.marked, title=title, name=stack.name, colour=structure.colour,
-            caption=caption(figures), um=spacing[1] if spacing else None,
+            caption=caption(numbers), um=spacing[1] if spacing else None,
         ),
     )  # fmt: skip
     return result.keep_until_gone(folder) if temporary else result
@@ -182,15 +183,8 @@ class _Outputs:
         return (path for name, path in self.paths.items() if name != "segmentation")
 
     def figures(self) -> dict[str, float]:
-        """What was found, in numbers; in millimetres where the size of voxels is known."""
-        found = {"axon_voxels": float(self.voxels), "axon_share": self.voxels / self._total}
-        if self._spacing is None:
-            return found | {"length_voxels": self._length, "length_density_per_voxel2": self._length / self._total}
-        voxel_mm3 = float(np.prod(self._spacing)) / 1e9
-        return found | {
-            "axon_volume_mm3": self.voxels * voxel_mm3, "length_mm": self._length / 1e3,
-            "length_density_mm_per_mm3": self._length / 1e3 / (self._total * voxel_mm3),
-        }  # fmt: skip
+        """What was found (:func:`omlab_axon_seg.measures.figures`)."""
+        return figures(self.voxels, self._total, self._length, self._spacing)
 
     @property
     def _per_volume(self) -> float:
@@ -239,15 +233,6 @@ def _teller(context: Context, clock: _Clock) -> Callable[[int, int, bool], None]
     return tell
 
 
-def _share_out(context: Context, seconds: float) -> None:
-    """Windows run while planes are read and written: their time is told apart."""
-    restore = context.stages["restore"]
-    restore["seconds"] -= seconds
-    row = context.stages.setdefault("network", {"seconds": 0.0, "peak_mb": 0.0})
-    row["seconds"] += seconds
-    row["peak_mb"] = max(row["peak_mb"], restore["peak_mb"])
-
-
 def check(options: Mapping[str, Any], side: int) -> None:
     """Raise :class:`omlab.errors.UsageError` for options that fit no stack."""
     Windows((0, 0, 0), (1, 1, 1), side=side, overlap=int(options["overlap"]))
@@ -257,19 +242,6 @@ def check(options: Mapping[str, Any], side: int) -> None:
         raise UsageError(f"option 'cell' is 1 or more voxels, found {options['cell']}")
     spacing_of(options["voxel"])
     _ranges(options["region"])
-
-
-def spacing_of(text: str) -> tuple[float, float, float] | None:
-    """Micrometres (z, y, x) from ``"5,1.6,1.6"``. Raises :class:`omlab.errors.UsageError`."""
-    if not text:
-        return None
-    try:
-        z, y, x = (float(part) for part in text.split(","))
-    except ValueError:
-        z = y = x = float("nan")
-    if not all(0 < s < float("inf") for s in (z, y, x)):
-        raise UsageError(f"option 'voxel' is three lengths in micrometres, z,y,x: 5,1.6,1.6; found '{text}'")
-    return z, y, x
 
 
 def _ranges(text: str) -> list[tuple[int | None, int | None]]:
@@ -307,9 +279,9 @@ def region_of(text: str, stack: Stack) -> tuple[Triple, Triple]:
     return start, stop  # type: ignore[return-value]
 
 
-def caption(figures: Mapping[str, float]) -> str:
+def caption(numbers: Mapping[str, float]) -> str:
     """The line below the picture."""
     length = (
-        f"{figures['length_mm']:.4g} mm" if "length_mm" in figures else f"{figures['length_voxels']:.4g} voxels"
+        f"{numbers['length_mm']:.4g} mm" if "length_mm" in numbers else f"{numbers['length_voxels']:.4g} voxels"
     )  # fmt: skip
-    return f"brightest along z   axons {figures['axon_share']:.2%} of the voxels, {length} of centre lines"
+    return f"brightest along z   axons {numbers['axon_share']:.2%} of the voxels, {length} of centre lines"

@@ -11,11 +11,11 @@ import torch
 
 from omlab.cards import Variant
 from omlab.cases import Volume
-from omlab.errors import InputError, UsageError
+from omlab.errors import UsageError
 from omlab.results import Segmentation
-from omlab_axon_seg import checkpoint, losses
+from omlab_axon_seg import checkpoint, losses, volumes
 from omlab_axon_seg.model import arguments, side_of
-from omlab_sdk.segmenters import Prepared, Recipe, beginning
+from omlab_sdk.segmenters import Prepared, Recipe, beginning, check_grid
 from omlab_sdk.training.deep_supervision import DeepSupervision
 from omlab_sdk.training.rates import polynomial_rate
 
@@ -65,14 +65,9 @@ def recipe(
 
 
 def _prepared(case: Volume, reference: Segmentation) -> Prepared:
-    """A cube with its z-score. Raises :class:`InputError` for a reference of another size."""
-    if reference.labels.shape != case.voxels.shape:
-        raise InputError(
-            f"{case.name}: its label map has {reference.labels.shape} voxels, the cube {case.voxels.shape}"
-        )
-    values = case.voxels.astype(np.float32)
-    centre, spread = values.mean(dtype=np.float64), values.std(dtype=np.float64)
-    image = ((values - np.float32(centre)) / np.float32(spread + 1e-8)).T[None]
-    return Prepared(
-        image=np.ascontiguousarray(image), labels=np.ascontiguousarray((reference.labels > 0).T.astype(np.int16))
-    )
+    """A cube as :func:`omlab_axon_seg.volumes.run` shows it. Raises :class:`InputError` for a reference on another
+    grid."""
+    check_grid(case, reference)
+    turn, image = volumes.seen(case)
+    labels = turn.apply(reference.labels).T > 0
+    return Prepared(image=np.ascontiguousarray(image[None]), labels=np.ascontiguousarray(labels.astype(np.int16)))
