@@ -3,7 +3,9 @@ what the contract says of sizes."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 from pathlib import Path
 
 import attrs
@@ -16,8 +18,9 @@ from omlab.graphs import Graph, TensorSpec
 from omlab.model import Model
 from omlab.plugins import Registry
 from omlab.vocabulary import Kind
-from omlab_sdk.contract import CHECKS, Broken, Skipped, Subject, check_plugin, subject_of
+from omlab_sdk.contract import CHECKS, Broken, Check, Skipped, Subject, check_plugin, subject_of
 from omlab_sdk.contract.models import checked_models, described, small_of
+from omlab_sdk.contract.run import run_checks
 from omlab_sdk.contract.sizes import sizes
 from support import ROOT
 
@@ -161,6 +164,26 @@ def test_a_model_without_a_small_size_is_taken_as_it_is(tmp_path: Path) -> None:
     variant = card.variants[0]
     small = small_of(_Told(card), variant)
     assert (small.config, small.weights) == (variant.config, ())
+
+
+def test_who_calls_others_is_told(tmp_path: Path) -> None:
+    """Also where the call fails, as it does here, and is passed over; the machine itself may be called."""
+
+    def reach(subject: Subject) -> str:
+        for host in ("localhost", "statistics.invalid"):
+            with contextlib.suppress(OSError), socket.create_connection((host, 9), timeout=1):
+                pass
+        return "done"
+
+    checks = [Check("reach", "", reach), next(check for check in CHECKS if check.name == "calls")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("omlab_sdk.contract.run.CHECKS", tuple(checks))
+        first, second = run_checks(subject_of("mni152", tmp_path))
+        assert (first.status, second.status) == ("good", "broken")
+        assert "reached for statistics.invalid without being asked" in second.detail
+        patch.setattr("omlab_sdk.contract.run.CHECKS", tuple(checks[1:]))
+        (alone,) = run_checks(subject_of("mni152", tmp_path))
+        assert alone.status == "good"
 
 
 def test_what_does_not_fit_into_memory_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

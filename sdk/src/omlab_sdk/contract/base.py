@@ -39,6 +39,7 @@ class Subject:
     variants : only these variants of its models; without any the contract chooses.
     ready, outlines : what checks made and share (:func:`omlab_sdk.contract.models.checked_models`,
         :func:`omlab_sdk.contract.sizes.outlined`).
+    calls : machines that were reached for so far (:mod:`omlab_sdk.contract.calls`).
     """
 
     plugin: Plugin
@@ -50,6 +51,7 @@ class Subject:
     variants: tuple[str, ...] = ()
     ready: dict[Any, Any] = attrs.field(factory=dict, init=False)
     outlines: dict[str, Any] = attrs.field(factory=dict, init=False)
+    calls: list[str] = attrs.field(factory=list, init=False)
 
     def cards(self, kind: Kind) -> list[Card]:
         """Cards of one kind that the plugin contributes."""

@@ -15,7 +15,7 @@ from omlab.errors import OmlabError, UnknownName
 from omlab.plugins import Registry
 from omlab.settings import Settings
 from omlab.vocabulary import Kind
-from omlab_sdk.contract import cards, evaluators, networks, packaging, sizes
+from omlab_sdk.contract import calls, cards, evaluators, networks, packaging, sizes
 from omlab_sdk.contract.base import Broken, Check, Finding, Skipped, Subject
 from omlab_sdk.contract.models import demand_variants, size_of
 
@@ -36,6 +36,7 @@ CHECKS: tuple[Check, ...] = (
     Check("geometry", "orientation of the file does not matter", networks.geometry, _MODEL, sized=True),
     Check("bad-inputs", "bad files are refused clearly", networks.bad_inputs, _MODEL, sized=True),
     Check("scores", "an evaluator scores", evaluators.scores, (Kind.EVALUATOR,)),
+    Check("calls", "nobody is called", calls.silent),
     Check("wheel", "the wheel builds and installs", packaging.wheel, beside=True),
 )
 
@@ -98,7 +99,8 @@ def run_check(check: Check, subject: Subject) -> Finding:
     """One check; whatever it raises becomes a finding."""
     start = time.perf_counter()
     try:
-        status, detail, remedy = "good", check.code(subject), ""
+        with calls.watched(subject.calls):
+            status, detail, remedy = "good", check.code(subject), ""
     except Skipped as reason:
         status, detail, remedy = "skipped", str(reason), ""
     except Broken as error:
