@@ -50,7 +50,8 @@ def load_small(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
         torch.manual_seed(0)
         generation = chosen.config["generation"]
         regression = bool(chosen.config["temperature"])
-        network = Prime(**SMALL) if generation == "c" else Legacy(regression=regression, **SMALL)
+        heads = {"residues": chosen.config.get("residues", True), "temperature": regression}
+        network = Prime(**heads, **SMALL) if generation == "c" else Legacy(regression=regression, **SMALL)
         path = tmp_path / "own.pt"
         torch.save(network.state_dict(), path)
         asset = Asset(id="net", source="by-hand", file="own.pt", instructions="bring it")
@@ -153,7 +154,8 @@ def test_a_table_that_is_none_is_told_once(load_small, tmp_path: Path, content: 
     [
         ({"mutants": "m.csv", "saturate": True}, "are two questions"),
         ({"saturate": True, "give": "embedding"}, "--give embedding asks for something else"),
-        ({"max_length": 0}, "--max-length is 1 or more"),
+        ({"max_length": 0}, "--max-length is 1 to 8192, found 0"),
+        ({"max_length": 8193}, "--max-length is 1 to 8192, found 8193"),
     ],
 )
 def test_options_that_exclude_each_other_are_wrong_usage(load_small, tmp_path: Path, options, message) -> None:
@@ -186,9 +188,29 @@ def test_a_sequence_that_is_too_long_and_one_that_the_user_allows(load_small, tm
     fasta.write_text(f">titin\n{'MKTAYIAKQR' * 10_000}\n")
     (row,) = run(load_small(), [fasta], tmp_path / "out")
     assert "has 100000 residues, at most 4096" in row.cause
+    assert row.remedy == "Cut it into domains"
     fasta.write_text(f">short\n{'MKTAYIAKQR' * 2}\n")
     (row,) = run(load_small(), [fasta], tmp_path / "out", options={"max_length": 19})
     assert "--max-length 20" in row.remedy
+
+
+def test_variants_of_one_head_say_what_they_can_and_what_not(load_small, tmp_path: Path) -> None:
+    fasta = tmp_path / "p.fasta"
+    fasta.write_text(f">ubi\n{UBIQUITIN}\n")
+    masked = load_small("650m")
+    (row,) = run(masked, [fasta], tmp_path / "scores", options={"saturate": True})
+    assert row.status == "done", row.cause
+    (row,) = run(masked, [fasta], tmp_path / "auto", options={"give": "temperature"})
+    assert "variant '650m' of prime gives no temperature" in row.cause
+    growth = load_small("650m-ogt")
+    (row,) = run(growth, [fasta], tmp_path / "ogt")
+    assert row.status == "done", row.cause
+    (row,) = run(growth, [fasta], tmp_path / "none", options={"saturate": True})
+    assert "variant '650m-ogt' of prime gives no scores" in row.cause
+    with np.load(
+        next(run(growth, [fasta], tmp_path / "e", options={"give": "embedding"})).folder / "embedding.npz"
+    ) as e:
+        assert e["vector"].shape == (32,) and e["tokens"].shape == (76, 32)
 
 
 def test_legacy_variants(load_small, tmp_path: Path) -> None:

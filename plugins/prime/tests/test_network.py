@@ -74,6 +74,22 @@ def test_the_exported_graph_agrees_at_any_size(tmp_path: Path) -> None:
             np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "limit"), [(torch.bfloat16, 5e-2), (torch.float16, 5e-3)])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_network_that_is_cast_to_half_precision_says_the_same(legacy: bool, kind: torch.dtype, limit: float) -> None:
+    torch.manual_seed(0)
+    network = (Legacy(regression=True, **SMALL) if legacy else Prime(**SMALL)).eval()
+    ids, mask = (torch.from_numpy(a) for a in batch([encode("MKTAYIAKQR" * 60), encode("GSHMGG")]))
+    with torch.inference_mode():
+        expected = network(ids, mask)
+        found = network.to(kind)(ids, mask)
+    for half, full in zip(found, expected, strict=True):
+        assert half.dtype == kind
+        assert float((half.float() - full).norm()) < limit * (1 + float(full.norm()))
+    rotary = (network.model if legacy else network.pro_prime).encoder.layer[0].attention.self.rotary_embeddings
+    assert rotary.inv_freq.dtype == torch.float32
+
+
 def test_files_of_both_generations_load(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -84,6 +100,16 @@ def test_files_of_both_generations_load(tmp_path: Path) -> None:
     for name, generation, wanted in (("c.safetensors", "c", current), ("b.pt", "b", legacy), ("ogt.pt", "b", ogt)):
         loaded = load(tmp_path / name, ASSET, generation, **SMALL)
         assert all(torch.equal(value, wanted.state_dict()[key]) for key, value in loaded.state_dict().items())
+    for name, heads in (("m", {"temperature": False}), ("t", {"residues": False})):
+        alone = Prime(structure_vocab_size=0, **heads, **SMALL)
+        save_file(alone.state_dict(), tmp_path / f"{name}.safetensors")
+        loaded = load(tmp_path / f"{name}.safetensors", ASSET, "c", **heads, **SMALL)
+        assert set(loaded.state_dict()) == set(alone.state_dict())
+        assert len(load(tmp_path / "c.safetensors", ASSET, "c", **heads, **SMALL).state_dict()) > len(
+            alone.state_dict()
+        )
+        with pytest.raises(WeightsError, match="missing"):
+            load(tmp_path / f"{name}.safetensors", ASSET, "c", **SMALL)
     with pytest.raises(WeightsError, match="does not fit the network"):
         load(tmp_path / "b.pt", ASSET, "c", **SMALL)
     with pytest.raises(WeightsError, match="another shape"):

@@ -28,7 +28,9 @@ WIDTH = 1280
 #: Letters of generation B, whose table of embeddings ends there.
 LEGACY_LETTERS = frozenset("LAGVSERTIDPKQNFYMHWCX")
 LETTERS = LEGACY_LETTERS | set("BUZO")
-RANGES = {"batch": (1, 1, 64), "tokens": (2, 256, 8194)}
+#: Residues that a graph takes at most: beyond them the attention of a layer alone needs 5 GB.
+LONGEST = 8192
+RANGES = {"batch": (1, 1, 64), "tokens": (2, 256, LONGEST + 2)}
 _SOURCES = ("omlab_prime.network", "omlab_prime.checkpoint")
 #: Ubiquitin and the start of a beta-lactamase: inputs on which engines are compared.
 EXAMPLES = (
@@ -74,7 +76,7 @@ class Prime(Model):
 
         size = BASE | dict(variant.config.get("size", {}))
         if variant.config["generation"] == "c":
-            return Network(**size).eval()
+            return Network(**_heads(variant), **size).eval()
         return Legacy(regression="logits" not in _outputs(variant), **size).eval()
 
     def small(self, variant: Variant) -> Variant:
@@ -89,7 +91,8 @@ class Prime(Model):
         from omlab_prime.checkpoint import load
 
         (asset,) = variant.weights
-        return load(files["net"], asset, variant.config["generation"], **variant.config.get("size", {}))
+        size = variant.config.get("size", {})
+        return load(files["net"], asset, variant.config["generation"], **_heads(variant), **size)
 
     def examples(self, graph: Graph, variant: Variant) -> Iterator[dict[str, NDArray[Any]]]:
         """Two proteins, alone and as a padded batch."""
@@ -106,8 +109,8 @@ class Prime(Model):
             raise UsageError("--mutants and --saturate are two questions", remedy="Ask one of them")
         if give not in ("auto", "scores") and (path is not None or options["saturate"]):
             raise UsageError(f"mutants are scored, and --give {give} asks for something else", remedy="Leave it out")
-        if options["max_length"] < 1:
-            raise UsageError(f"--max-length is 1 or more, found {options['max_length']}")
+        if not 1 <= options["max_length"] <= LONGEST:
+            raise UsageError(f"--max-length is 1 to {LONGEST}, found {options['max_length']}")
         if path is not None:
             _table(Path(path))
 
@@ -151,10 +154,10 @@ class Prime(Model):
     def _run(self, residues: str, name: str, context: Context) -> Mapping[str, NDArray[np.float32]]:
         limit = context.options["max_length"]
         if len(residues) > limit:
-            raise InputError(
-                f"{name}: has {len(residues)} residues, at most {limit} are taken at once",
-                remedy=f"Cut it into domains, or give --max-length {len(residues)} if memory suffices",
-            )
+            remedy = "Cut it into domains"
+            if len(residues) <= LONGEST:
+                remedy += f", or give --max-length {len(residues)} if memory suffices"
+            raise InputError(f"{name}: has {len(residues)} residues, at most {limit} are taken at once", remedy=remedy)
         ids, mask = batch([encode(residues)])
         engine = context.engines["network"]
         with context.stage("network"):
@@ -201,9 +204,16 @@ class Prime(Model):
 
 def _outputs(variant: Variant) -> tuple[str, ...]:
     """Outputs of the variant's network, in order."""
-    if variant.config["generation"] == "c":
-        return ("logits", "hidden", "sequence", "temperature")
-    return ("hidden", "sequence", "temperature") if variant.config["temperature"] else ("logits", "hidden")
+    heads = _heads(variant)
+    temperature = ("sequence", "temperature") if heads["temperature"] else ()
+    return (*(("logits",) if heads["residues"] else ()), "hidden", *temperature)
+
+
+def _heads(variant: Variant) -> dict[str, bool]:
+    """Which heads the variant's network has; generation B has one a file."""
+    temperature = bool(variant.config["temperature"])
+    alone = variant.config["generation"] == "b" and temperature
+    return {"residues": bool(variant.config.get("residues", not alone)), "temperature": temperature}
 
 
 def _table(path: Path) -> mutants.Table:

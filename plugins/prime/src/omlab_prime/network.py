@@ -23,15 +23,27 @@ HIDDEN = 0.15 * 0.8
 
 
 class Rotary(nn.Module):
-    """Rotary positions, half-split: pairs (j, j + width / 2) turn by position * 10000^(-2 j / width)."""
+    """Rotary positions, half-split: pairs (j, j + width / 2) turn by position * 10000^(-2 j / width).
+
+    The angles stay in float32 also where the network is cast: a far position needs all of their digits.
+    """
+
+    inv_freq: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("inv_freq", 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float32) / width))
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Rotary:
+        before = self.inv_freq
+        super()._apply(fn, recurse)
+        if self.inv_freq.dtype != before.dtype:
+            self.inv_freq = before.to(self.inv_freq.device)
+        return self
+
     def forward(self, length: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, each [tokens, width]."""
-        angles = torch.arange(length, dtype=torch.float32)[:, None] * self.inv_freq
+        """Cosines and sines, each [tokens, width] float32."""
+        angles = torch.arange(length, dtype=torch.float32, device=self.inv_freq.device)[:, None] * self.inv_freq
         angles = torch.cat([angles, angles], dim=-1)
         return angles.cos(), angles.sin()
 
@@ -57,7 +69,7 @@ class SelfAttention(nn.Module):
             layer(x).view(batch, length, self.heads, width // self.heads).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
-        cosines, sines = self.rotary_embeddings(length)
+        cosines, sines = (table.to(x.dtype) for table in self.rotary_embeddings(length))
         query = _turn(query * (width // self.heads) ** -0.5, cosines, sines)
         found = F.scaled_dot_product_attention(query, _turn(key, cosines, sines), value, hidden, scale=1.0)
         return found.transpose(1, 2).reshape(batch, length, width)
@@ -118,7 +130,7 @@ class Embeddings(nn.Module):
             masked = ids == MASK
             x = x.masked_fill(masked[..., None], 0.0)
             share = masked.sum(-1).float() / mask.sum(-1).float()
-            x = x * ((1 - HIDDEN) / (1 - share))[:, None, None]
+            x = x * ((1 - HIDDEN) / (1 - share)).to(x.dtype)[:, None, None]
         elif self.token_dropout is not False:
             x = x * self.token_dropout
         return x * mask[..., None].to(x.dtype)
@@ -154,7 +166,8 @@ class Encoder(nn.Module):
     def steps(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
         """Embeddings, the output of every layer, and the last one normalised; each [batch, tokens, width]."""
         found = [self.embeddings(ids, mask)]
-        hidden = (1.0 - mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min
+        kind = found[0].dtype
+        hidden = (1.0 - mask[:, None, None, :].to(kind)) * torch.finfo(kind).min
         for layer in self.encoder.layer:
             found.append(layer(found[-1], hidden))
         return [*found, self.encoder.emb_layer_norm_after(found[-1])]
@@ -232,17 +245,23 @@ class Prime(nn.Module):
     Parameters
     ----------
     structure_vocab_size : classes of the auxiliary structure head, which only pre-training used; 0 for none.
+    residues, temperature : which of the two heads it has; Prime_690M and what was tuned from it have both.
     others : those of :class:`Encoder`.
     """
 
-    def __init__(self, *, structure_vocab_size: int = 100, **others: Any) -> None:
+    def __init__(
+        self, *, structure_vocab_size: int = 100, residues: bool = True, temperature: bool = True, **others: Any
+    ) -> None:
         super().__init__()
+        self._residues, self._temperature = residues, temperature
         width, inner = others["hidden_size"], others["intermediate_size"]
         epsilon = others.get("layer_norm_eps", 1e-5)
         self.pro_prime = Encoder(**others)
-        self.lm_head = MaskedHead(width, others.get("vocab_size", 33), epsilon=epsilon)
-        self.sequence_pooling = SequencePooling(width, inner)
-        self.value_projection = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+        if residues:
+            self.lm_head = MaskedHead(width, others.get("vocab_size", 33), epsilon=epsilon)
+        if temperature:
+            self.sequence_pooling = SequencePooling(width, inner)
+            self.value_projection = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
         if structure_vocab_size:
             self.structure_head = MaskedHead(width, structure_vocab_size, epsilon=epsilon, bias=False, decoder=True)
 
@@ -254,12 +273,15 @@ class Prime(nn.Module):
         """[batch] degrees Celsius of pooled sequences."""
         return self.value_projection(pooled)[:, 0]  # type: ignore[no-any-return]
 
-    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Logits [batch, tokens, vocabulary], hidden states [batch, tokens, width], sequences [batch, width] and
-        temperatures [batch] in degrees Celsius."""
+        temperatures [batch] in degrees Celsius; without those of heads that it has not."""
         hidden = self.pro_prime(ids, mask)
-        pooled = self.sequence_pooling(hidden, mask)
-        return self.logits(hidden), hidden, pooled, self.temperature(pooled)
+        found = [self.logits(hidden), hidden] if self._residues else [hidden]
+        if self._temperature:
+            pooled = self.sequence_pooling(hidden, mask)
+            found += [pooled, self.temperature(pooled)]
+        return tuple(found)
 
 
 class Regression(nn.Module):
