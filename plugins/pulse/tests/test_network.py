@@ -88,6 +88,21 @@ def test_bloom_is_the_librarys_and_its_cache_changes_nothing(heads: int) -> None
     assert torch.allclose(logits, whole[:, -1], atol=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "limit"), [(torch.bfloat16, 5e-2), (torch.float16, 5e-3)])
+def test_bloom_that_is_cast_to_half_precision_says_the_same(kind: Any, limit: float) -> None:
+    network = Bloom(vocab_size=160, hidden_size=48, n_layer=2, n_head=6).eval()
+    seed_module(network, ["lm_head.weight"])
+    ids = torch.from_numpy(np.random.default_rng(0).integers(4, 160, (1, 600)))
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        whole = network(ids, mask)["logits"][:, -1]
+        network.to(kind)
+        none, hidden = torch.zeros(1, 1, 2, 6, 8, dtype=kind), torch.zeros(1, 1, dtype=torch.int64)
+        logits, keys, _ = Step(network)(ids, mask, hidden, none, none)
+    assert logits.dtype == keys.dtype == kind and network.slopes.dtype == torch.float32
+    assert float((logits.float() - whole).norm() / whole.norm()) < limit
+
+
 def test_training_checkpoints_of_internlm_become_llamas() -> None:
     config = llama.configuration(
         vocab_size=160, hidden_size=64, intermediate_size=176, num_hidden_layers=3, num_attention_heads=4,
@@ -141,7 +156,10 @@ def test_a_prompt_keeps_its_end_and_its_roles() -> None:
     talk = [Message(role="user", content="头疼")]
     whole = dialogue.prompt_ids(talk, tokenizer, "base")
     assert tokenizer.decode(whole.ids) == dialogue.INSTRUCTION + "User: 头疼" and whole.begun == (1,)
-    assert dialogue.prompt_ids(talk, tokenizer, "base", context=10).ids == whole.ids[-10:]
+    assert not whole.notes
+    cut = dialogue.prompt_ids(talk, tokenizer, "base", context=10)
+    assert cut.ids == whole.ids[-10:]
+    assert cut.notes == (f"the first {len(whole.ids) - 10} of {len(whole.ids)} tokens were not read: --context is 10",)
     system = [Message(role="system", content=dialogue.XRAY), *talk]
     assert tokenizer.decode(dialogue.prompt_ids(system, tokenizer).ids).startswith(dialogue.XRAY)
     assert dialogue.web_text("a\n\n<b>\n```\n<c>\n```") == "a<br><b><pre><code><br>&lt;c&gt;</code></pre>"

@@ -43,8 +43,8 @@ class Attention(nn.Module):
         parts = self.query_key_value(x).view(batch, length, self.heads, 3, size).permute(3, 0, 2, 1, 4)
         query, key, value = parts[0], parts[1], parts[2]
         keys, values = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-        scores = query @ keys.transpose(2, 3) * (size**-0.5) + bias
-        mixed = torch.softmax(scores, dim=-1) @ values
+        scores = query @ keys.transpose(2, 3) * (size**-0.5) + bias  # float32 from here, also in a network that is cast
+        mixed = torch.softmax(scores, dim=-1).to(values.dtype) @ values
         return self.dense(mixed.transpose(1, 2).reshape(batch, length, hidden)), key, value
 
 
@@ -86,12 +86,14 @@ class Transformer(nn.Module):
 
 
 class Bloom(nn.Module):
-    """The network. The head is the table of embeddings.
+    """The network. The head is the table of embeddings. Positions and softmax are in float32, whatever it is cast to.
 
     Parameters
     ----------
     apply_residual_connection_post_layernorm : residuals are the normalised values; no PULSE has it.
     """
+
+    slopes: Tensor
 
     def __init__(
         self,
@@ -111,10 +113,17 @@ class Bloom(nn.Module):
         self.lm_head.weight = self.transformer.word_embeddings.weight
         self.register_buffer("slopes", torch.tensor(slopes(n_head)), persistent=False)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Bloom:
+        before = self.slopes
+        super()._apply(fn, recurse)
+        if self.slopes.dtype != before.dtype:  # a far position needs all digits, also in a network that is cast
+            self.slopes = before.to(self.slopes.device)
+        return self
+
     def alibi(self, mask: Tensor) -> Tensor:
         """[batch, heads, keys] what every key adds to its scores, of ``mask`` [batch, keys] (1 where attended)."""
         position = (mask.cumsum(dim=1) - 1) * mask
-        return self.slopes[None, :, None] * position[:, None].float()  # type: ignore[index]
+        return self.slopes[None, :, None] * position[:, None].float()
 
     def embed(self, ids: Tensor) -> Tensor:
         """[batch, length, hidden]."""
@@ -133,9 +142,9 @@ class Bloom(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
         """Everything of whole texts: ``embeddings``, ``layers`` (one a block), ``final``, ``logits``."""
         batch = ids.shape[0]
-        none = torch.zeros(batch, self.heads, 0, self.size)
         bias = self.bias(mask[:, :0], mask)
         x = self.embed(ids)
+        none = x.new_zeros(batch, self.heads, 0, self.size)
         found: dict[str, Any] = {"embeddings": x, "layers": []}
         for block in self.transformer.h:
             x, _, _ = block(x, bias, (none, none))
