@@ -53,14 +53,26 @@ def test_a_bare_state_dict(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "sam_vit_b.pth", ASSET)
 
 
-class _Optimiser:
-    """Stands for the optimiser object that upstream's training script pickles."""
+class _Evil:
+    """What a pickle must never be able to run."""
+
+    def __reduce__(self) -> object:
+        return (print, ("executed",))
 
 
-def test_a_training_checkpoint_is_not_run(tmp_path: Path) -> None:
-    torch.save({"model": _state(), "optimizer": _Optimiser()}, tmp_path / "epoch15.pth")
-    with pytest.raises(WeightsError, match="cannot be read safely.*save its entry 'model' alone"):
-        checkpoint.load(tmp_path / "epoch15.pth", ASSET)
+def test_a_training_checkpoint_is_read_and_nothing_in_it_is_run(tmp_path: Path, capsys) -> None:
+    """Upstream's script saves its optimiser whole."""
+    state = _state()
+    optimiser = torch.optim.Adam([torch.nn.Parameter(torch.zeros(3))], lr=1e-4)
+    for number, extra in enumerate((optimiser, _Evil())):
+        path = tmp_path / f"epoch{number}_sam.pth"
+        torch.save({"model": state, "optimizer": extra}, path)
+        sam = checkpoint.load(path, ASSET)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in sam.state_dict().items())
+    assert "executed" not in capsys.readouterr().out
+    torch.save({"optimizer": optimiser}, tmp_path / "bare.pth")
+    with pytest.raises(WeightsError, match="holds no state dict under 'model'"):
+        checkpoint.load(tmp_path / "bare.pth", ASSET)
 
 
 def test_files_that_are_something_else(tmp_path: Path) -> None:

@@ -219,6 +219,45 @@ def test_the_evaluation_says_what_is_missing(tmp_path, capsys) -> None:
         assert message in capsys.readouterr().err
 
 
+def test_a_bad_mask_leaves_the_others_in_the_evaluation(tmp_path, capsys) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    Picture.fromarray(phantom(60, 80)).save(tmp_path / "images" / "a.png")
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:40, 20:50] = 255
+    blurred = np.where(np.arange(80) == 50, 128, mask).astype(np.uint8)
+    masks = {"good": mask, "empty": 0 * mask, "blurred": blurred, "cut": mask[:20]}
+    table = {}
+    for name, pixels in masks.items():
+        Picture.fromarray(pixels).save(tmp_path / "masks" / f"a_{name}_000.png")
+        table[f"masks/a_{name}_000.png"] = "images/a.png"
+    (tmp_path / "masks" / "a_broken_000.png").write_bytes(b"no picture")
+    table["masks/a_broken_000.png"] = "images/a.png"
+    (tmp_path / "label2image_test.json").write_text(json.dumps(table))
+    out, kept = tmp_path / "report.json", tmp_path / "prompts.json"
+    assert evaluation.main([str(tmp_path), "-o", str(out), "--keep-prompts", str(kept), "--engine", "torch"]) == 1
+    report = json.loads(out.read_text())
+    assert [row["mask"] for row in report["cases"]] == ["a_good_000.png"]
+    for name, reason in (
+        ("empty", "empty mask"),
+        ("blurred", "128"),
+        ("cut", "has 20 x 80 pixels"),
+        ("broken", "read"),
+    ):
+        (line,) = [w for w in report["warnings"] if f"a_{name}_000.png" in w]
+        assert reason in line
+    prompts = json.loads(kept.read_text())
+    assert prompts["a_good_000.png"]["boxes"] == [20 + 88, 10 + 98, 50 + 88, 40 + 98]  # in the frame, padded around
+    capsys.readouterr()
+    for stored, message in (
+        ("[]", "maps masks to prompts"),
+        ('{"a_good_000.png": {"boxes": [1]}}', "not four numbers"),
+    ):
+        kept.write_text(stored)
+        assert evaluation.main([str(tmp_path), "--replay", str(kept), "--engine", "torch"]) == 1
+        assert message in capsys.readouterr().err
+
+
 def test_a_dataset_brings_its_prompts(demo, tmp_path, capsys) -> None:
     """The platform's own evaluation: the box of each mask asked, label maps scored."""
     out = tmp_path / "report.json"

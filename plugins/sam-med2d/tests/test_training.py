@@ -73,6 +73,7 @@ def test_masks_that_are_none() -> None:
     for mask, message in (
         (_mask()[:20], "has 20 x 32 pixels, its picture has 32 x 32"),
         (7 * _mask(), r"values \[0, 7\]"),
+        (np.where(np.arange(32) == 9, 128, 255 * _mask()), r"values \[0, 128, 255\]"),  # blurred edges
     ):
         with pytest.raises(InputError, match=message):
             protocol.mask_in_frame(mask, frame, "m.png")

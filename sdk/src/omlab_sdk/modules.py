@@ -89,15 +89,7 @@ def read_module(path: str | Path) -> dict[str, torch.Tensor]:
         The file is missing or damaged, or what it holds is no module.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path} does not exist", remedy="Fetch it with omlab pull")
-    torch = require("torch", needed_for=f"reading {path.name}", install="omlab-sdk[torch]")
-    try:
-        # Safe, since the unpickler above is the one that is used: it imports and calls nothing but what it trusts.
-        root = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_Inert())
-    except Exception as error:  # a damaged pickle raises anything
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path} is damaged or no file of torch.save: {first}", remedy="Fetch it again") from None
+    root = _loaded(path)
     found = dict(_entries(root))
     if not found:
         raise WeightsError(
@@ -105,6 +97,38 @@ def read_module(path: str | Path) -> dict[str, torch.Tensor]:
             remedy="Read a state dict with omlab_sdk.checkpoints",
         )
     return found
+
+
+def read_beside_objects(path: str | Path, key: str) -> dict[str, torch.Tensor]:
+    """The state dict under ``key`` of a file that also holds objects of its author's program, say a whole optimiser.
+
+    Raises
+    ------
+    omlab.errors.WeightsError
+        The file is missing or damaged, or has no state dict under ``key``.
+    """
+    import torch
+
+    path = Path(path)
+    root = _loaded(path)
+    state = root.get(key) if isinstance(root, Mapping) else None
+    found = {str(name): value for name, value in _items(state) if isinstance(value, torch.Tensor)}
+    if not found:
+        raise WeightsError(f"{path}: holds no state dict under '{key}'", remedy="Is it the file of another model?")
+    return found
+
+
+def _loaded(path: Path) -> Any:
+    """What the file holds, with stand-ins for objects."""
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist", remedy="Fetch it with omlab pull")
+    torch = require("torch", needed_for=f"reading {path.name}", install="omlab-sdk[torch]")
+    try:
+        # Safe, since the unpickler above is the one that is used: it imports and calls nothing but what it trusts.
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_Inert())
+    except Exception as error:  # a damaged pickle raises anything
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"{path} is damaged or no file of torch.save: {first}", remedy="Fetch it again") from None
 
 
 def _entries(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

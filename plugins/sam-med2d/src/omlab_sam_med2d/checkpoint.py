@@ -11,6 +11,7 @@ from omlab.cards import Asset
 from omlab.errors import WeightsError
 from omlab_sam_med2d.network import Sam
 from omlab_sdk.checkpoints import load_into, read_checkpoint
+from omlab_sdk.modules import read_beside_objects
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,20 +28,18 @@ MARK = "image_encoder.patch_embed.proj.weight"
 def read(path: Path, key: str = "model") -> dict[str, Tensor]:
     """The state dict, under ``key`` or bare.
 
+    A checkpoint of upstream's training script holds its optimiser as a pickled object, too, which is not made.
+
     Raises
     ------
     WeightsError
-        The file is missing or damaged, or is a training checkpoint with its optimiser as a pickled object.
+        The file is missing or damaged, or of something else.
     """
     try:
         return read_checkpoint(path, key=key)
     except WeightsError as error:
         if "cannot be read safely" in error.message:
-            raise WeightsError(
-                error.message,
-                remedy="A checkpoint of upstream's training script holds its optimiser: save its entry 'model' alone, "
-                "where you trust the file",
-            ) from None
+            return read_beside_objects(path, key)
         if "has no entry" not in error.message:
             raise
         with suppress(WeightsError):  # of the two errors the first one tells more

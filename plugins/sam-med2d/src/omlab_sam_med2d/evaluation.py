@@ -52,6 +52,16 @@ class Asked:
 
 
 @attrs.frozen
+class Failure:
+    """Why a mask was left out."""
+
+    mask: str
+    image: str
+    label: str
+    reason: str
+
+
+@attrs.frozen
 class Row:
     """What came of one mask."""
 
@@ -105,8 +115,8 @@ def evaluate(
     multimask: bool = True,
     seed: int = 0,
     stored: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Iterator[tuple[Row, Asked]]:
-    """Rows and prompts, mask by mask.
+) -> Iterator[tuple[Row, Asked] | Failure]:
+    """Rows and prompts, mask by mask; of a mask or picture that cannot be read or makes no sense the reason.
 
     Parameters
     ----------
@@ -118,27 +128,26 @@ def evaluate(
 
     Raises
     ------
-    InputError
-        A mask that is none, or of another size than its picture, or without stored prompts.
     UsageError
-        ``prompt`` is none of the two.
+        ``prompt`` is none of the two, or ``points`` or ``rounds`` is not positive.
     """
     if prompt not in ("box", "points"):
         raise UsageError(f"prompts are 'box' or 'points', found '{prompt}'")
-    from PIL import Image
-
+    if points < 1 or rounds < 1:
+        raise UsageError(f"points and rounds are at least 1, found {points} and {rounds}")
     random = np.random.RandomState(seed)
     shown: tuple[Path, Predictor] | None = None
     for sample in chosen:
-        if shown is None or shown[0] != sample.image:  # one embedding serves all masks of a picture
-            rgb = np.asarray(Image.open(sample.image).convert("RGB"))
-            frame = frame_of((rgb.shape[0], rgb.shape[1]), size, "evaluation")
-            image = encoder_input(rgb, frame, "evaluation")
-            shown = sample.image, Predictor(decoder, frame, encoder({"image": image})["image_embeddings"])
-        predictor = shown[1]
-        truth = np.asarray(Image.open(sample.mask).convert("L"))
-        placed = protocol.mask_in_frame(truth, predictor.frame, sample.mask.name)
-        asked = _asked(placed, sample, random, points, stored)
+        try:
+            if shown is None or shown[0] != sample.image:  # one embedding serves all masks of a picture
+                shown = sample.image, _shown(encoder, decoder, sample.image, size)
+            predictor = shown[1]
+            truth = _opened(sample.mask, "L")
+            placed = protocol.mask_in_frame(truth, predictor.frame, sample.mask.name)
+            asked = _asked(placed, sample, random, points, stored)
+        except InputError as error:
+            yield Failure(sample.mask.name, sample.image.name, sample.label, error.message)
+            continue
         query = Query(box=asked.boxes) if prompt == "box" else Query(asked.point_coords, asked.point_labels)
         answer = predictor.predict([query], multimask=multimask)
         for _ in range(rounds - 1 if prompt == "points" else 0):
@@ -156,23 +165,51 @@ def evaluate(
         )  # fmt: skip
 
 
+def _shown(encoder: Run, decoder: Run, path: Path, size: int) -> Predictor:
+    """A picture that the encoder has seen."""
+    rgb = _opened(path, "RGB")
+    frame = frame_of((rgb.shape[0], rgb.shape[1]), size, "evaluation")
+    image = encoder_input(rgb, frame, "evaluation")
+    return Predictor(decoder, frame, encoder({"image": image})["image_embeddings"])
+
+
+def _opened(path: Path, mode: str) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        return np.asarray(Image.open(path).convert(mode))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path.name}: cannot be read as a picture: {error}") from None
+
+
 def _asked(
     placed: NDArray[np.uint8], sample: Sample, random: np.random.RandomState, points: int,
     stored: Mapping[str, Mapping[str, Any]] | None,
 ) -> Asked:  # fmt: skip
     if stored is not None:
-        table = stored.get(sample.mask.name)
-        if table is None:
-            raise InputError(f"the stored prompts have none for {sample.mask.name}")
-        found = {key: np.asarray(table[key], dtype=np.float64) for key in ("boxes", "point_coords", "point_labels")}
-    else:
-        box = protocol.box_of(placed, random)
-        places, labels = protocol.first_points(placed, random, points)
-        found = {"boxes": box, "point_coords": places, "point_labels": labels}
-    return Asked(
-        found["boxes"].reshape(4).tolist(), found["point_coords"].reshape(-1, 2).tolist(),
-        found["point_labels"].reshape(-1).astype(int).tolist(),
-    )  # fmt: skip
+        return _replayed(stored.get(sample.mask.name), sample.mask.name)
+    box = protocol.box_of(placed, random)
+    places, labels = protocol.first_points(placed, random, points)
+    return Asked(box.tolist(), places.tolist(), labels.tolist())
+
+
+def _replayed(table: Any, name: str) -> Asked:
+    """Stored prompts of one mask; upstream nests them in lists of one."""
+    if table is None:
+        raise InputError(f"the stored prompts have none for {name}")
+    try:
+        box, places, labels = (
+            np.asarray(table[key], dtype=np.float64) for key in ("boxes", "point_coords", "point_labels")
+        )
+        found = Asked(box.reshape(4).tolist(), places.reshape(-1, 2).tolist(), labels.ravel().astype(int).tolist())
+    except (KeyError, TypeError, ValueError):
+        found = None
+    if found is None or len(found.point_coords) != len(found.point_labels):
+        raise InputError(
+            f"the stored prompts of {name} are not four numbers in 'boxes', and as many places in 'point_coords' as "
+            "numbers in 'point_labels'"
+        )
+    return found
 
 
 def _corrected(
@@ -188,8 +225,8 @@ def _corrected(
     )
 
 
-def report(rows: list[Row], settings: Mapping[str, Any]) -> Report:
-    """Means over the masks, in all and for each label."""
+def report(rows: list[Row], settings: Mapping[str, Any], failures: list[Failure] | None = None) -> Report:
+    """Means over the masks, in all and for each label; masks that were left out are told."""
     summary: dict[str, Value] = {}
     for metric in ("dice", "iou"):
         values = [getattr(row, metric) for row in rows]
@@ -205,16 +242,11 @@ def report(rows: list[Row], settings: Mapping[str, Any]) -> Report:
         summary=summary,
         cases=[attrs.asdict(row) for row in rows],
         options=dict(settings),
+        warnings=[f"left out {one.mask}: {one.reason}" for one in failures or ()],
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    import sys
-
-    from omlab.api import load
-    from omlab.files import write_text
-
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m omlab_sam_med2d.evaluation", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="images, masks and label2image_test.json")
     parser.add_argument("-o", "--out", type=Path, help="write the report here, as JSON")
@@ -227,31 +259,49 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep-prompts", type=Path, metavar="FILE", help="write the simulated prompts here")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="use the prompts of this file")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit code: 1 if a mask was left out or nothing could be done."""
+    import sys
+
+    from omlab.api import load
+    from omlab.files import write_text
+
+    given = _parser().parse_args(arguments)
     try:
         stored = json.loads(given.replay.read_text("utf-8")) if given.replay else None
+        if stored is not None and not isinstance(stored, dict):
+            raise InputError(f"{given.replay}: expected an object that maps masks to prompts")
         chosen = samples(given.folder)
         model = load("sam-med2d", variant=given.variant, engine=given.engine)
         settings = {"prompt": given.prompt, "points": given.points, "rounds": given.rounds, "seed": given.seed}
-        rows, kept = [], {}
-        for row, asked in evaluate(
+        rows, failures, kept = [], [], {}
+        for found in evaluate(
             model.engines["encoder"], model.engines["decoder"], chosen,
             size=int(model.variant.config["side"]), multimask=not given.single_mask, stored=stored, **settings,
         ):  # fmt: skip
+            if isinstance(found, Failure):
+                failures.append(found)
+                print(f"failed {found.mask}: {found.reason}", file=sys.stderr)  # noqa: T201
+                continue
+            row, asked = found
             rows.append(row)
             kept[row.mask] = attrs.asdict(asked)
             print(f"{row.mask}  dice {row.dice:.4f}  iou {row.iou:.4f}", flush=True)  # noqa: T201
-        found = report(rows, settings | {"variant": model.variant.name, "weights_sha256": model.weights_sha256})
+        settings |= {"variant": model.variant.name, "weights_sha256": model.weights_sha256}
+        table = report(rows, settings, failures)
         if given.keep_prompts:
             write_text(given.keep_prompts, json.dumps(kept))
         if given.out:
-            write_text(given.out, json.dumps(found.as_json(), indent=2))
+            write_text(given.out, json.dumps(table.as_json(), indent=2))
     except (OmlabError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    for name, value in found.summary.items():
+    for name, value in table.summary.items():
         print(f"{name}  {value.value:.4f}  ({value.n} masks)" if value.value is not None else f"{name}  undefined")  # noqa: T201
-    return 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

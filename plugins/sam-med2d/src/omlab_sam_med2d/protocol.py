@@ -31,10 +31,9 @@ def mask_in_frame(mask: NDArray[Any], frame: Frame, name: str = "mask") -> NDArr
             f"{name}: has {mask.shape[0]} x {mask.shape[1]} pixels, its picture has {frame.shape[0]} x {frame.shape[1]}"
         )
     values = np.unique(np.asarray(mask))
-    binary = mask // 255 if values[-1] == 255 else mask
-    if not set(np.unique(binary).tolist()) <= {0, 1}:
+    if set(values.tolist()) not in ({0}, {1}, {255}, {0, 1}, {0, 255}):
         raise InputError(f"{name}: has the values {values[:6].tolist()}, a mask of 0 and 1 or of 0 and 255 is expected")
-    placed = binary.astype(np.uint8)
+    placed = (np.asarray(mask) > 0).astype(np.uint8)
     if frame.inner != frame.shape:
         placed = nearest(placed, frame.inner)
     whole = np.zeros((frame.size, frame.size), np.uint8)
