@@ -1,4 +1,4 @@
-"""PathoDuet, a model of omlab."""
+"""PathoDuet, a model and a command of omlab."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from omlab.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from omlab.cards import ModelCard
+    import click
+
+    from omlab.cards import CommandCard, ModelCard
     from omlab.model import Model
 
 
@@ -16,3 +18,10 @@ def omlab_model(card: ModelCard) -> Model:
     from omlab_pathoduet.model import PathoDuet
 
     return PathoDuet(card)
+
+
+@hookimpl
+def omlab_command(card: CommandCard) -> click.Command:
+    from omlab_pathoduet.command import command
+
+    return command

@@ -6,6 +6,8 @@ A :class:`Views` draws from its own generator, so a run can be repeated. Tiles a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
@@ -31,7 +33,7 @@ class Views(RandomViews):
     stain_blur : how often a picture is blurred in the third stage.
     """
 
-    def __init__(self, seed: int | None = None, *, size: int = 224, stain_blur: float = 0.1) -> None:
+    def __init__(self, seed: int | Sequence[int] | None = None, *, size: int = 224, stain_blur: float = 0.1) -> None:
         super().__init__(seed)
         self.size, self.stain_blur = size, stain_blur
 
