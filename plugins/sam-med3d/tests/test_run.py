@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 import omlab  # noqa: E402
 from omlab.cli.main import main  # noqa: E402
 from omlab.errors import InputError, UsageError, WeightsError  # noqa: E402
+from omlab.geometry import Geometry  # noqa: E402
 from omlab_sam_med3d import checkpoint, evaluation, network  # noqa: E402
 from omlab_sam_med3d.losses import DiceCELoss  # noqa: E402
 from omlab_sam_med3d.model import phantom  # noqa: E402
@@ -259,6 +260,23 @@ def test_evaluation_of_the_real_scan(rule: str, windows: bool) -> None:
     assert np.array_equal(again, prediction)  # the seed is upstream's
     with pytest.raises(InputError, match="label map is empty"):
         ways[windows].case(scan, np.zeros_like(truth))
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("newest", 0.0), ("validation", None)])
+def test_a_label_that_resampling_loses(rule: str, expected: float | None) -> None:
+    """Nothing can be clicked on: an empty mask, which upstream's newest script counts like any other."""
+    voxels = np.random.default_rng(0).integers(1, 200, (24, 24, 24)).astype(np.int16)
+    scan = omlab.Volume(name="scan", voxels=voxels, geometry=Geometry(voxels.shape, np.eye(4)))
+    labels = np.zeros(voxels.shape, np.uint8)
+    labels[12, 12, 12] = 1  # voxels of the grid of 6 mm lie around 2.5, 8.5, 14.5, ...
+    labels[4:20, 4:20, 4:10] = 3
+    way = evaluation.Evaluation(*_tiny_engines(), size=32, spacing_mm=6.0, rule=evaluation.Rule(rule))
+    prediction, scores = way.case(scan, labels)
+    assert scores[1].dice == expected and not scores[1].by_click and not (prediction == 1).any()
+    assert scores[3].dice is not None and len(scores[3].by_click) == 1
+    found = evaluation.summary({"scan": scores})
+    values = [scores[value].dice for value in (1, 3) if scores[value].dice is not None]
+    assert found["dice"] == pytest.approx(np.mean(values)) and found["undefined"] == (expected is None)
 
 
 def test_checkpoints(tmp_path: Path, home: Path) -> None:

@@ -52,7 +52,9 @@ class Scored:
 
     Attributes
     ----------
-    dice : the value that the rule reports; ``None`` where the cube holds no voxel of the label.
+    dice : the value that the rule reports. Where the label has no voxel on the resampled grid, or the cube no image,
+        nothing can be clicked on: the newest rule counts the empty mask, which is 0; ``None`` by the other one, whose
+        data have the grid already.
     by_click : overlap in the central cube after each click.
     """
 
@@ -115,7 +117,7 @@ class Evaluation:
             mask = labels == value
             found, by_click = self._label(scan, mask, grid, random)
             if found is None:
-                scores[value] = Scored(None, [])
+                scores[value] = Scored(0.0 if self.rule is Rule.NEWEST else None, [])
                 continue
             prediction[found] = value
             best = max(by_click) if self.rule is Rule.VALIDATION else dice(found, mask)
