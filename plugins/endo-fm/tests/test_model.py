@@ -59,6 +59,12 @@ def _setup(name: str, variant: str | None, engines: dict[str, Any], **options: A
     return model, Context(variant=model.card.variant(variant), engines=engines, options=filled)
 
 
+def _refused(name: str, **options: Any) -> None:
+    """What a run does with options before it reads a case."""
+    model, context = _setup(name, None, {}, **options)
+    model.validate(context.options, None)
+
+
 def _mean_logits(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     level = inputs["clip"].mean(axis=(1, 2, 3, 4))
     return {"logits": np.stack([-level, level], axis=1).astype(np.float32)}
@@ -82,9 +88,8 @@ def test_one_clip_is_classified_and_several_make_a_time_line(video: Path) -> Non
     assert line.columns["end_s"] == [2.0]
     assert line.measurements["highest_abnormal"] == pytest.approx(line.columns["abnormal"][0])
     for bad in ("some", "0", "-1"):
-        model, context = _setup("endo-fm", "polypdiag", {"classifier": _Engine(_mean_logits)}, clips=bad)
         with pytest.raises(UsageError, match="a number from 1 or 'all'"):
-            model.predict(read(video), context)
+            _refused("endo-fm", clips=bad)
 
 
 def test_embeddings_of_several_views(video: Path) -> None:
@@ -127,9 +132,10 @@ def test_masks_lie_on_the_grid_of_the_frames(video: Path) -> None:
     assert result.found_in()[1] >= 10
     model, context = _setup("endo-fm-seg", None, {"segmenter": engine}, every=10)
     assert model.predict(read(video), context).frames.tolist() == [0, 10, 20, 30, 40]
-    model, context = _setup("endo-fm-seg", None, {"segmenter": engine}, every=0)
     with pytest.raises(UsageError, match="option 'every' is at least 1, found 0"):
-        model.predict(read(video), context)
+        _refused("endo-fm-seg", every=0)
+    with pytest.raises(UsageError, match="option 'clip' is at least 0, found -1"):
+        _refused("endo-fm-seg", clip=-1)
 
 
 def test_the_whole_video_at_once_has_a_limit(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +203,15 @@ def test_boxes_come_back_in_pixels_of_the_video(video: Path) -> None:
         _setup("endo-fm-det", None, {"frame": _Engine(_maps), "join": join}, every=40, threshold=0.5)[1],
     )
     assert nothing.boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"every": 0}, {"references": 0}, {"references": 10}, {"threshold": 1.0}, {"threshold": -0.1}, {"seed": -1}],
+)
+def test_options_of_the_detector_have_ranges(option: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=f"option '{next(iter(option))}'|, '{next(iter(option))}' from 0"):
+        _refused("endo-fm-det", **option)
 
 
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:

@@ -247,6 +247,7 @@ def test_windows_of_the_legacy_scorer(positions: list[int], length: int, expecte
 def test_an_ensemble_adds_scores_brought_to_one_scale() -> None:
     one, other = np.array([0.0, 5, 10]), np.array([-2.0, -1, -2])
     np.testing.assert_allclose(mutants.ensemble([one, other]), [0, 1.5, 1])
+    np.testing.assert_allclose(mutants.ensemble([one, np.full(3, 4.0)]), [0, 0.5, 1])
 
 
 def test_mutants_of_real_assays_fit_their_proteins() -> None:

@@ -14,6 +14,7 @@ from omlab.cases import Case, Video
 from omlab.errors import UsageError
 from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.model import Context, Model
+from omlab.prompts import Prompts
 from omlab.results import Detections, Result
 from omlab_endo_fm import boxes, clips
 from omlab_endo_fm.watching import SMALL, at_least, need_torch, shape_of, video_of
@@ -127,6 +128,18 @@ class EndoFmDetector(Model):
             found[spec.name] = values * (2 * STRIDES[int(spec.name[-1])]) if spec.name.startswith("box") else values
         yield found
 
+    def validate(self, options: Mapping[str, Any], prompts: Prompts | None) -> None:
+        """Raises :class:`omlab.errors.UsageError` for an option out of its range."""
+        name = self.card.name
+        at_least("every", options["every"], 1, name)
+        at_least("seed", options["seed"], 0, name)
+        sides = at_least("references", options["references"], 1, name)
+        if sides > clips.REACH or not 0 <= options["threshold"] < 1:
+            raise UsageError(
+                f"'{name}': option 'references' is 1 to {clips.REACH}, 'threshold' from 0 and below 1, "
+                f"found {sides} and {options['threshold']:g}"
+            )
+
     def predict(self, case: Case, context: Context) -> Result:
         """Boxes in pixels of the video's frames.
 
@@ -137,22 +150,14 @@ class EndoFmDetector(Model):
         ------
         omlab.errors.InputError
             The case is no video, or cannot be decoded.
-        omlab.errors.UsageError
-            An option out of its range.
         """
         video = video_of(case, self.card.name)
-        options, name = context.options, self.card.name
-        every = at_least("every", options["every"], 1, name)
-        sides = at_least("references", options["references"], 1, name)
-        if sides > clips.REACH or not 0 <= options["threshold"] < 1:
-            raise UsageError(
-                f"'{name}': option 'references' is 1 to {clips.REACH}, 'threshold' from 0 and below 1, "
-                f"found {sides} and {options['threshold']:g}"
-            )
+        options = context.options
+        every = options["every"]
         found: list[tuple[int, NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]] = []
         total = -(-video.frame_count // every)
         looked = 0
-        for number, levels, nearby in self._windows(video, every, sides, context):
+        for number, levels, nearby in self._windows(video, every, options["references"], context):
             looked += 1
             context.progress("network", looked, max(total, looked), "frames")
             answer = self._boxes(levels, nearby, options["threshold"], context)

@@ -15,6 +15,7 @@ from omlab.cases import Case, Video
 from omlab.errors import UsageError
 from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.model import Context, Model
+from omlab.prompts import Prompts
 from omlab.results import Classification, Embedding, Result, Scores
 from omlab_endo_fm import clips
 from omlab_endo_fm.watching import SMALL, need_torch, shape_of, stream, video_of
@@ -90,6 +91,12 @@ class EndoFm(Model):
         disc = [np.exp(-4 * ((rows - 0.1 * t + 0.4) ** 2 + columns**2)) for t in range(SAMPLING.frames)]
         yield {"clip": (2 * np.stack(disc)[None] - 1 + 0.3 * noise)[None].astype(np.float32)}
 
+    def validate(self, options: Mapping[str, Any], prompts: Prompts | None) -> None:
+        """Raises :class:`omlab.errors.UsageError` where ``clips`` is neither a number from 1 nor ``all``."""
+        wish = options["clips"]
+        if wish != "all" and (not wish.isdecimal() or not int(wish)):
+            raise UsageError(f"'{self.card.name}': option 'clips' is a number from 1 or 'all', found '{wish}'")
+
     def predict(self, case: Case, context: Context) -> Result:
         """One clip: :class:`omlab.results.Embedding` or :class:`omlab.results.Classification`. Several: the mean
         embedding, with that of each clip as a token; or the classes of each clip as a table.
@@ -101,8 +108,6 @@ class EndoFm(Model):
         ------
         omlab.errors.InputError
             The case is no video, or cannot be decoded.
-        omlab.errors.UsageError
-            ``clips`` is neither a number nor ``all``.
         """
         video = video_of(case, self.card.name)
         taken = self._clips(video, context.options["clips"])
@@ -120,7 +125,8 @@ class EndoFm(Model):
         shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         shares = (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
         names = tuple(label.name for label in context.variant.labels)
-        if context.options["clips"] == "1":
+        wish = context.options["clips"]
+        if wish != "all" and int(wish) == 1:
             return Classification(classes=names, probabilities=shares[0])
         return _time_line(video, taken, names, shares)
 
@@ -128,8 +134,6 @@ class EndoFm(Model):
         count, rate = video.frame_count, video.rate
         if wish == "all":
             return clips.consecutive(count, rate, SAMPLING)
-        if not wish.isdecimal() or not int(wish):
-            raise UsageError(f"'{self.card.name}': option 'clips' is a number from 1 or 'all', found '{wish}'")
         views = int(wish)
         return [clips.clip(count, rate, SAMPLING, view=k, views=views, ticks=video.ticks) for k in range(views)]
 

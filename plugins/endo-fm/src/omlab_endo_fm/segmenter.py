@@ -15,6 +15,7 @@ from omlab.cases import Case, Video
 from omlab.errors import InputError
 from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.model import Context, Model
+from omlab.prompts import Prompts
 from omlab.results import FrameLabels, Label, Result, VideoSegmentation
 from omlab_endo_fm import clips
 from omlab_endo_fm.watching import at_least, need_torch, video_of
@@ -83,6 +84,11 @@ class EndoFmSegmenter(Model):
         bump = [np.exp(-6 * ((rows - 0.1 * t + 0.4) ** 2 + columns**2)) for t in range(count)]
         yield {"frames": np.clip(1.6 * np.stack(bump)[:, None] - 0.8 + 0.1 * noise, -1, 1).astype(np.float32)}
 
+    def validate(self, options: Mapping[str, Any], prompts: Prompts | None) -> None:
+        """Raises :class:`omlab.errors.UsageError` for ``every`` below 1 or ``clip`` below 0."""
+        at_least("every", options["every"], 1, self.card.name)
+        at_least("clip", options["clip"], 0, self.card.name)
+
     def predict(self, case: Case, context: Context) -> Result:
         """Masks on the grid of the frames.
 
@@ -93,12 +99,9 @@ class EndoFmSegmenter(Model):
         ------
         omlab.errors.InputError
             The case is no video, cannot be decoded, or is too long for ``clip`` 0.
-        omlab.errors.UsageError
-            A negative number.
         """
         video = video_of(case, self.card.name)
-        every = at_least("every", context.options["every"], 1, self.card.name)
-        clip = at_least("clip", context.options["clip"], 0, self.card.name)
+        every, clip = context.options["every"], context.options["clip"]
         expected = -(-video.frame_count // every)
         if clip == 0 and expected > MOST:
             raise InputError(

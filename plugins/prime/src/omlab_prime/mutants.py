@@ -164,11 +164,12 @@ def saturation(residues: str, scores: NDArray[np.float32]) -> NDArray[np.float32
 
 def ensemble(scores: Iterable[NDArray[np.floating]]) -> NDArray[np.float64]:
     """Scores of several models as one: each brought to 0..1 over all mutants, then added (the authors' rule for their
-    five models of one protein)."""
+    five models of one protein). A model that gives all mutants one score adds nothing."""
     total: NDArray[np.float64] | None = None
     for each in scores:
         values = np.asarray(each, np.float64)
-        scaled = (values - values.min()) / (values.max() - values.min())
+        span = values.max() - values.min()
+        scaled = (values - values.min()) / (span or 1.0)
         total = scaled if total is None else total + scaled
     if total is None:
         raise ValueError("an ensemble has at least one model")
