@@ -9,7 +9,7 @@ too, and give no frame.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -29,14 +29,16 @@ class Chunks:
     Attributes
     ----------
     first : time of the first chunk, in steps of the file's clock; each frame is one step.
-    times : place of a chunk's data in the file -> its time.
+    places : where the data of each chunk lie in the file, growing.
+    times : of the same chunks.
     keys : numbers of the frames from which decoding can begin.
     gaps : some frames were dropped by the recorder.
     reordered : frames are stored in another order than they are shown in.
     """
 
     first: int
-    times: Mapping[int, int]
+    places: NDArray[np.int64]
+    times: NDArray[np.int64]
     keys: NDArray[np.int64]
     gaps: bool
     reordered: bool
@@ -50,23 +52,24 @@ class Chunks:
         first, span = int(entries[0].timestamp), int(entries[-1].timestamp - entries[0].timestamp) + 1
         if span < 0.9 * stream.frames:  # what FFmpeg found on its way, and no table
             return None
-        return cls(
-            first, {int(entry.pos) + _HEAD: int(entry.timestamp) for entry in entries},
-            np.array([entry.timestamp - first for entry in entries if entry.is_keyframe], np.int64),
-            len(entries) < span, bool(stream.codec_context.has_b_frames),
-        )  # fmt: skip
+        places = np.array([entry.pos + _HEAD for entry in entries], np.int64)
+        times = np.array([entry.timestamp for entry in entries], np.int64)
+        order = np.argsort(places, kind="stable")
+        keys = np.array([entry.timestamp - first for entry in entries if entry.is_keyframe], np.int64)
+        reordered = bool(stream.codec_context.has_b_frames)
+        return cls(first, places[order], times[order], keys, len(entries) < span, reordered)
 
     @property
     def count(self) -> int:
         """Frames by the table, dropped ones among them."""
-        return max(self.times.values()) - self.first + 1
+        return int(self.times.max()) - self.first + 1
 
     def timed(self, packets: Iterator[Any], lost: Callable[[int], None]) -> Iterator[Any]:
         """Packets with their true times; ``lost`` is told how many are missing before one."""
         behind = 0
         for packet in packets:
             if packet.dts is not None:
-                shift = self.times.get(packet.pos, packet.dts + behind) - packet.dts
+                shift = self._time(packet.pos, packet.dts + behind) - packet.dts
                 if shift > behind:
                     lost(shift - behind)
                 behind = shift
@@ -74,6 +77,13 @@ class Chunks:
                     packet.dts += shift
                     packet.pts = None if packet.pts is None else packet.pts + shift
             yield packet
+
+    def _time(self, place: int | None, otherwise: int) -> int:
+        if place is None:
+            return otherwise
+        found = int(np.searchsorted(self.places, place))
+        known = found < len(self.places) and self.places[found] == place
+        return int(self.times[found]) if known else otherwise
 
     def shown(self, frames: Iterator[Any]) -> Iterator[Any]:
         """Decoded frames, which come in the order in which they are shown, with times that grow."""
