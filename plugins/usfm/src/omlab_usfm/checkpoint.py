@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,11 @@ SHARED = "rel_pos_bias.relative_position_bias_table"
 OWN = "attn.relative_position_bias_table"
 #: Indices are made again by the constructor; the mask token is of pre-training.
 LEFT_OVER = (r".*relative_position_index", "mask_token")
+#: What a segmentation network has one of for each class.
+BY_CLASS = (
+    r"decode_head\.q\.weight", r"decode_head\.class_embed\..*", r"decode_head\.loss_decode\.criterion\.empty_weight",
+    r".*_head\.conv_seg\..*",
+)  # fmt: skip
 
 
 def read(path: Path, asset: Asset | None = None) -> dict[str, Tensor]:
@@ -118,25 +124,44 @@ def segmenter(path: Path, asset: Asset | None = None) -> SegViT | UPerNet:
     omlab.errors.WeightsError
         The file holds no segmentation network.
     """
-    state = read(path, asset)
-    table = state.get(f"backbone.blocks.0.{OWN}")
-    network: SegViT | UPerNet
-    if table is None:
+    return segmenter_of(read(path, asset), str(path))
+
+
+def is_segmenter(state: Mapping[str, Tensor]) -> bool:
+    """Is it of a segmentation network, rather than of the encoder alone?"""
+    return f"backbone.blocks.0.{OWN}" in state
+
+
+def segmenter_of(
+    state: Mapping[str, Tensor], name: str, *, classes: int | None = None, **shape: Any
+) -> SegViT | UPerNet:
+    """Like :func:`segmenter`, of a state dict.
+
+    Parameters
+    ----------
+    classes : what gives classes begins anew where the state has another number of them.
+    shape : arguments of the backbone in place of the published ones.
+    """
+    if not is_segmenter(state):
         raise WeightsError(
-            f"{path}: holds no segmentation network, 'backbone.blocks.0.{OWN}' is missing",
+            f"{name}: holds no segmentation network, 'backbone.blocks.0.{OWN}' is missing",
             remedy="The published file is an encoder only: fine-tune it for segmentation first",
         )
-    size = _grid(table) * 16
+    shape = {"img_size": _grid(state[f"backbone.blocks.0.{OWN}"]) * 16} | shape
+    network: SegViT | UPerNet
     if "decode_head.q.weight" in state:
-        trained = bool(_trained(state, "backbone."))
-        network = segvit(state["decode_head.q.weight"].shape[0], img_size=size, trained=trained)
+        found = state["decode_head.q.weight"].shape[0]
+        network = segvit(classes or found, trained=bool(_trained(state, "backbone.")), **shape)
     elif "decode_head.conv_seg.weight" in state:
-        network = upernet(state["decode_head.conv_seg.weight"].shape[0], img_size=size)
+        found = state["decode_head.conv_seg.weight"].shape[0]
+        network = upernet(classes or found, **shape)
     else:
         raise WeightsError(
-            f"{path}: its head is neither SegViT's nor UPerNet's", remedy="Train one of upstream's two configurations"
+            f"{name}: its head is neither SegViT's nor UPerNet's", remedy="Train one of upstream's two configurations"
         )
-    load_into(network, state, name=str(path), ignore=LEFT_OVER, allow_missing=LEFT_OVER[:1])
+    fresh = () if classes in (None, found) else BY_CLASS
+    kept = {key: value for key, value in state.items() if not any(re.fullmatch(one, key) for one in fresh)}
+    load_into(network, kept, name=name, ignore=LEFT_OVER, allow_missing=(LEFT_OVER[0], *fresh))
     return network.eval()
 
 

@@ -22,6 +22,8 @@ from omlab_usfm import preprocess
 if TYPE_CHECKING:
     import torch
 
+    from omlab_sdk.segmenters import Recipe
+
 WIDTH = 768
 #: Pixels along a side that the published networks take, by task.
 SIDES = {"embedding": 224, "classification": 224, "segmentation": 512}
@@ -50,7 +52,7 @@ class Usfm(Model):
         name, output, judge = _GRAPHS[task]
         ranges = {"batch": (1, 1, 8 if task == "segmentation" else 64)}
         # A user's own checkpoint decides how many classes there are, so that axis is open where none are named.
-        classes: int | str = len(variant.labels) or "classes"
+        classes: int | str = classes_of(variant) or "classes"
         open_ranges = ranges | ({} if variant.labels else {"classes": (1, 2, 10000)})
         shapes: dict[str, tuple[tuple[int | str, ...], str]] = {
             "embedding": (("batch", variant.config.get("shape", {}).get("embed_dim", WIDTH)), "batch feature"),
@@ -74,7 +76,7 @@ class Usfm(Model):
         from omlab_usfm.network import BASE, TRAINED, VisionTransformer
         from omlab_usfm.segmenter import segvit, upernet
 
-        task, classes = variant.config["task"], len(variant.labels) or 2
+        task, classes = variant.config["task"], classes_of(variant) or 2
         side, shape = side_of(variant), variant.config.get("shape", {})
         if task == "segmentation":
             build = segvit if variant.config["head"] == "segvit" else upernet
@@ -153,16 +155,42 @@ class Usfm(Model):
         if task == "embedding":
             return Embedding(vector=np.asarray(output, np.float32))
         # The card's one label is of segmenters with background and foreground; other classes are the user's own.
-        known = self.card.labels if task == "segmentation" and len(output) == 2 else variant.labels
+        known = variant.labels or (self.card.labels if task == "segmentation" and len(output) == 2 else ())
         names = class_names(len(output), known, context.options["names"])
         if task == "classification":
             return Classification.of_logits(output, names)
         with context.stage("restore"):
             labels = best_on(output, rows, columns)
+        # Numbers that the card leaves out have no structure; the network may have scores for them nevertheless.
+        named = {label.value for label in known} if known and not context.options["names"] else set(range(len(names)))
         structures = tuple(
-            Label(value=value, name=name, colour=colour_of(value)) for value, name in enumerate(names) if value
+            Label(value=value, name=name, colour=colour_of(value))
+            for value, name in enumerate(names)
+            if value and value in named
         )
         return Segmentation(labels=labels, structures=structures)
+
+    def recipe(
+        self, variant: Variant, files: Mapping[str, Path], outputs: int, *, state: Any = None, **changes: Any
+    ) -> Recipe:
+        """How it learns to segment (:class:`omlab_sdk.segmenters.Tunable`): upstream's optimiser, rate and losses."""
+        from omlab_usfm import tuning
+
+        return tuning.recipe(variant, files, outputs, state=state, **changes)
+
+    def tuned(self, graph: Graph, variant: Variant, state: Mapping[str, Any]) -> torch.nn.Module:
+        """The segmenter with trained weights."""
+        from omlab_usfm import checkpoint
+
+        name = f"the weights of '{self.card.name}'"
+        return checkpoint.segmenter_of(state, name, **variant.config.get("shape", {}))
+
+
+def classes_of(variant: Variant) -> int:
+    """How many classes a variant's labels make, of a segmenter with the background; 0 where a checkpoint tells it."""
+    if variant.config["task"] != "segmentation":
+        return len(variant.labels)
+    return max((label.value for label in variant.labels), default=-1) + 1
 
 
 def side_of(variant: Variant) -> int:

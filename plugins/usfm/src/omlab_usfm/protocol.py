@@ -19,7 +19,9 @@ def scaled_rate(lr: float, batch: int, processes: int = 1) -> float:
     return lr * batch * processes / 512.0
 
 
-def learning_rate(step: int, *, lr: float, warmup_lr: float, min_lr: float, warmup_steps: int, steps: int) -> float:
+def learning_rate(
+    step: float, *, lr: float, warmup_lr: float, min_lr: float, warmup_steps: float, steps: float
+) -> float:
     """At a step: from ``warmup_lr`` up to ``lr`` in a line, then along the cosine that began at step 0."""
     if step < warmup_steps:
         return warmup_lr + step * (lr - warmup_lr) / warmup_steps

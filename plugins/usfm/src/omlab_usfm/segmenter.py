@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -147,9 +147,17 @@ class SegViT(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return cast(Tensor, self.decode_head(self.backbone(image))["pred"])
 
+    def heads(self, image: Tensor) -> dict[str, Any]:
+        """All that the head gives (:meth:`ATMHead.forward`)."""
+        return cast(dict[str, Any], self.decode_head(self.backbone(image)))
+
     def losses(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Every weighted term by name; the loss is their sum."""
-        return cast(dict[str, Tensor], self.decode_head.loss_decode(self.decode_head(self.backbone(image)), labels))
+        return cast(dict[str, Tensor], self.decode_head.loss_decode(self.heads(image), labels))
+
+    def heads_loss(self, given: Mapping[str, Any], labels: Tensor) -> Tensor:
+        """The loss of what :meth:`heads` gave, with labels [batch, rows, columns]."""
+        return torch.stack(list(self.decode_head.loss_decode(given, labels).values())).sum()
 
 
 class UPerNet(nn.Module):
@@ -168,15 +176,22 @@ class UPerNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return resize(self.decode_head(self.backbone(image)), image.shape[2:])
 
-    def loss(self, image: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of both heads' logits at the size of the labels [batch, rows, columns]."""
+    def heads(self, image: Tensor) -> list[Tensor]:
+        """Logits of the head, and of the auxiliary one."""
         features = self.backbone(image)
-        size = labels.shape[1:]
-        loss = F.cross_entropy(resize(self.decode_head(features), size), labels)
+        found = [self.decode_head(features)]
         if self.auxiliary_head is not None:
-            found = resize(self.auxiliary_head(features[self.auxiliary_index]), size)
-            loss = loss + self.auxiliary_weight * F.cross_entropy(found, labels)
-        return loss
+            found.append(self.auxiliary_head(features[self.auxiliary_index]))
+        return found
+
+    def heads_loss(self, given: Sequence[Tensor], labels: Tensor) -> Tensor:
+        """Cross-entropy of what :meth:`heads` gave, at the size of the labels [batch, rows, columns]."""
+        terms = [F.cross_entropy(resize(logits, labels.shape[1:]), labels) for logits in given]
+        return terms[0] + self.auxiliary_weight * sum(terms[1:])
+
+    def loss(self, image: Tensor, labels: Tensor) -> Tensor:
+        """:meth:`heads_loss` of images."""
+        return self.heads_loss(self.heads(image), labels)
 
 
 def segvit(classes: int, *, img_size: int = 512, trained: bool = False, **changes: Any) -> SegViT:
