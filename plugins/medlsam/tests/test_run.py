@@ -324,6 +324,50 @@ def test_boxes_are_measured_on_validation_scans(home: Path, tmp_path: Path) -> N
     assert report["val_images"] == 0
 
 
+def test_a_configuration_of_upstream_runs_from_supports_to_scores(home: Path, tmp_path: Path, capsys) -> None:
+    for number in range(3):
+        scan, labels = body(number)
+        (tmp_path / str(number)).mkdir()
+        save(scan, tmp_path / str(number) / "data.nii.gz")
+        save(labels, tmp_path / str(number) / "label.nii.gz")
+    for name, file in (("image", "data"), ("label", "label")):
+        (tmp_path / f"support_{name}.txt").write_text(f"0/{file}.nii.gz\n1/{file}.nii.gz\n")
+        (tmp_path / f"query_{name}.txt").write_text(f"2/{file}.nii.gz\n\n")
+    config = tmp_path / "c.txt"
+    config.write_text(f"""
+[data]
+support_image_ls = support_image.txt
+support_label_ls = support_label.txt
+query_image_ls = query_image.txt
+query_label_ls = query_label.txt
+gt_slice_threshold = 10
+fg_class = [1]
+bbox_mode = SPL
+slice_interval = 2
+feature_scale_ls = []
+seg_save_path = result
+[vit]
+net_type = vit_b
+[weight]
+medlam_load_path = {home / "medlam.pth"}
+vit_load_path = {home / "medsam_vit_b.pth"}
+""")
+    command = ["medlsam", str(config), "--folder", str(tmp_path), "--engine", "torch", "--names", "word", "--score"]
+    assert main([*command, "--show"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("omlab")]
+    assert [line.split()[1] for line in told] == ["pull", "adapt", "run", "evaluate"]
+    assert "--mode parts --scales none --interval 2" in told[1]
+    assert not (tmp_path / "result").exists()
+    assert main([*command, "--accept-licence", "CC-BY-NC-4.0"]) == 0
+    out = tmp_path / "result"
+    report = json.loads((out / "model" / "report.json").read_text())
+    assert report["boxes"] == {"liver": 6} or 1 < report["boxes"]["liver"] < 6
+    assert (out / "results" / "data" / "localisation.json").is_file()
+    scores = json.loads((out / "scores" / "report.json").read_text())
+    assert "liver" in json.dumps(scores)
+    assert "spine" not in json.dumps(scores)
+
+
 def test_the_place_of_a_scan(home: Path, tmp_path: Path) -> None:
     scan = save(body(0)[0], tmp_path / "scan.nii.gz")
     model = omlab.load("medlam", engine="torch")

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from omlab.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    import click
+
     from omlab.adapter import Adapter
-    from omlab.cards import AdapterCard, ModelCard
+    from omlab.cards import AdapterCard, CommandCard, DatasetCard, ModelCard
+    from omlab.dataset import Dataset
     from omlab.model import Model
 
 
@@ -28,3 +31,17 @@ def omlab_adapter(card: AdapterCard) -> Adapter:
     from omlab_medlsam.adapter import MedLsamAdapter
 
     return MedLsamAdapter(card)
+
+
+@hookimpl
+def omlab_dataset(card: DatasetCard) -> Dataset:
+    from omlab_medlsam.dataset import ConfiguredScans
+
+    return ConfiguredScans(card)
+
+
+@hookimpl
+def omlab_command(card: CommandCard) -> click.Command:
+    from omlab_medlsam.command import command
+
+    return command

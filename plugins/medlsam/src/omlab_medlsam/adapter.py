@@ -22,6 +22,7 @@ from omlab.progress import Listener, Progress, silent
 from omlab.results import Label, Segmentation
 from omlab.shots import draw
 from omlab_medlsam import metrics
+from omlab_medlsam.configuration import SCALES
 from omlab_medlsam.localising import boxes, locate, look
 from omlab_medlsam.medlam import MedLam
 from omlab_medlsam.model import OPTIONS, MedLsam
@@ -29,7 +30,6 @@ from omlab_medlsam.points import bounds, parts_of, support_points
 from omlab_medlsam.scans import Prepared, padded, prepare, resampled_labels
 from omlab_medlsam.templates import FILE, Template, save, template_of
 
-SCALES = ("feature0", "feature1", "feature2")
 #: More templates than this are not better, and each takes a run of the network for each of its points.
 MOST_TEMPLATES = 50
 _GREATEST = 65535
@@ -88,17 +88,8 @@ class MedLsamAdapter(Adapter):
         val, remarks = _without_templates(val, train, options["duplicates"])
         structures = _structures(train, dataset)
         patch = int(base.variant.config["patch"])
-        templates: dict[int, Template] = {}
-        for number, label in enumerate(structures):
-            listener(Progress(dataset.name, "describe", number, len(structures), "organs"))
-            supports = [scan for scan in train if (scan.labels == label.value).any()]
-            if not supports:
-                remarks.append(f"no template has {label.name}: the model does not look for it")
-                continue
-            if len(supports) < len(train):
-                lacking = ", ".join(scan.name for scan in train if scan not in supports)
-                remarks.append(f"{label.name} is lacking in {lacking}; scans that show it: {len(supports)}")
-            templates[label.value] = _described(base, supports, label.value, patch, options)
+        templates, lacking = _templates(base, train, structures, options, listener)
+        remarks += lacking
         if not templates:
             raise InputError(
                 f"dataset '{dataset.name}' has no template with an organ",
@@ -240,6 +231,27 @@ def _structures(train: Sequence[_Scan], dataset: BoundDataset) -> list[Label]:
     if not found:
         raise InputError(f"dataset '{dataset.name}' names no organ", remedy="Its label maps need structures")
     return [found[value] for value in sorted(found)]
+
+
+def _templates(
+    base: LoadedModel, train: Sequence[_Scan], structures: Sequence[Label], options: Mapping[str, Any],
+    listener: Listener,
+) -> tuple[dict[int, Template], list[str]]:  # fmt: skip
+    """Label value -> template of the organs that a scan shows, and remarks on what is lacking."""
+    templates: dict[int, Template] = {}
+    remarks = []
+    patch = int(base.variant.config["patch"])
+    for number, label in enumerate(structures):
+        listener(Progress(base.card.name, "describe", number, len(structures), "organs"))
+        supports = [scan for scan in train if (scan.labels == label.value).any()]
+        if not supports:
+            remarks.append(f"no template has {label.name}: the model does not look for it")
+            continue
+        if len(supports) < len(train):
+            lacking = ", ".join(scan.name for scan in train if scan not in supports)
+            remarks.append(f"{label.name} is lacking in {lacking}; scans that show it: {len(supports)}")
+        templates[label.value] = _described(base, supports, label.value, patch, options)
+    return templates, remarks
 
 
 def _described(

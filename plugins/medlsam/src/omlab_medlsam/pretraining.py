@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from omlab_medlsam.network import SCALES
+
 #: Draws a whole number of a range, both ends included.
 Draw = Callable[[int, int], int]
 #: Voxels below this are background.
@@ -141,11 +143,10 @@ class PretrainingLoss(nn.Module):
         distance: Tensor,
     ) -> dict[str, Tensor]:
         """``total``, ``rdr``, ``emb`` and ``relative`` [batch, 3], the predicted way in mm."""
-        scales = ("feature0", "feature1", "feature2")
         first, second = (o["fc_position"] for o in ori)
         rdr = self.distance(first, second, distance)
         emb = self.embedding(
-            [[o[s] for s in scales] for o in ori], [[c[s] for s in scales] for c in changed], images, ori_places,
+            [[o[s] for s in SCALES] for o in ori], [[c[s] for s in SCALES] for c in changed], images, ori_places,
             changed_places,
         )  # fmt: skip
         return {"total": rdr + emb, "rdr": rdr, "emb": emb, "relative": self.distance.predicted(first, second)}
