@@ -21,6 +21,7 @@ from omlab.model import Context  # noqa: E402
 from omlab.plugins import Registry  # noqa: E402
 from omlab.results import write  # noqa: E402
 from omlab.vocabulary import InputKind, Kind  # noqa: E402
+from omlab_brow.model import Brow  # noqa: E402
 from omlab_clam import bags, heatmap, looking  # noqa: E402
 from omlab_clam.model import ClamModel  # noqa: E402
 from omlab_sdk.contract import samples  # noqa: E402
@@ -101,6 +102,22 @@ def test_features_of_another_encoder_are_refused(model: ClamModel) -> None:
         model.predict(case, _context(model, _Engine(), "classifier-1024"))
     with pytest.raises(InputError, match="takes a slide or features"):
         model.predict(SimpleNamespace(name="x", kind="image"), _context(model, _Engine()))
+
+
+def test_an_encoder_of_another_width_is_told_before_a_patch_is_read(model: ClamModel, monkeypatch) -> None:
+    brow = Registry.discover().card(Kind.MODEL, "brow")
+    variant = brow.variant("small")
+
+    def run(*_, **__):
+        raise AssertionError("the slide was encoded")
+
+    loaded = SimpleNamespace(card=brow, variant=variant, graphs=Brow(brow).graphs(variant), run=run)
+    monkeypatch.setattr(model, "encoder", lambda name, variant: loaded)
+    with pytest.raises(UsageError, match="'brow', variant 'small', gives 384 features a patch, .* takes 768"):
+        model.predict(samples.slide(), _context(model, _Engine()))
+    loaded.graphs = Brow(brow).graphs(brow.variant("base"))
+    with pytest.raises(AssertionError, match="was encoded"):
+        model.predict(samples.slide(), _context(model, _Engine()))
 
 
 def test_a_slide_gets_its_heat_map(model: _Model, tmp_path: Path) -> None:

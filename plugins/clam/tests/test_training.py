@@ -128,6 +128,23 @@ def test_from_a_slide_to_its_class_and_heat_map(base, tmp_path: Path) -> None:
     )
 
 
+def test_features_that_the_base_does_not_make_give_a_model_without_slides(base, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "features" / name).mkdir(parents=True)
+        for number in range(4):
+            features = np.random.default_rng(number).normal(name == "a", 1, (10, 64))
+            _write(tmp_path / "features" / name / f"{name}{number}.h5", features)
+    report = omlab.adapt(
+        base, "clam", omlab.load_dataset(f"slide-features:{tmp_path / 'features'}"), tmp_path / "model",
+        options={"epochs": 1, "k": 2}, registry=Registry.discover(),
+    )  # fmt: skip
+    assert "has 64 features a patch, 'brow' (tiny) makes 192" in report["remarks"][-1]
+    model = omlab.load(tmp_path / "model", engine="torch", accept=[base.card.licence_weights.spdx])
+    assert [kind.value for kind in model.card.inputs] == ["features"]
+    with pytest.raises(InputError, match="takes features"):
+        model(samples.slide())
+
+
 def test_small_bags_and_mixed_encoders_are_told(base, tmp_path: Path) -> None:
     root = tmp_path / "features"
     for name in ("a", "b"):

@@ -24,7 +24,7 @@ from omlab.loading import LoadedModel
 from omlab.model import Model
 from omlab.progress import Listener, Progress, silent
 from omlab.results import SlideFeatures
-from omlab_clam.model import HEAD, TrainedClassifier
+from omlab_clam.model import HEAD, TrainedClassifier, features_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -80,17 +80,17 @@ class SlideClassifier(Adapter):
             "history": [dict(row) for row in fitted.history], "best_epoch": fitted.best_epoch, "steps": fitted.steps,
             "features": width, "remarks": list(splits.remarks),
         }  # fmt: skip
-        rows: list[list[Any]] = []
-        for name, split in splits.all().items():
-            probabilities = softmax(logits_of(network, bags, split))
-            measured = figures(probabilities, split.targets, exclusive=True)
-            report |= {f"{name}_slides": len(split)} | {f"{name}_{key}": value for key, value in measured.items()}
-            rows += [
-                [item.name, name, int(y.argmax()), int(p.argmax()), *map(float, p)]
-                for item, y, p in zip(split.items, split.targets, probabilities, strict=True)
-            ]
+        measured, rows = _measured(network, bags, splits)
+        report |= measured
         write_text(folder / "slides.csv", _csv(splits.classes, rows))
         takes_slides = Slide.kind in base.card.inputs
+        made = features_of(base.graphs)
+        if takes_slides and made not in (None, width):
+            takes_slides = False
+            report["remarks"].append(
+                f"the dataset has {width} features a patch, '{base.card.name}' ({base.variant.name}) makes {made}: "
+                "the model takes features only"
+            )
         network_name = {"sb": "CLAM-SB", "mb": "CLAM-MB", "max": "max pooling", "mean": "mean pooling"}
         return {
             "title": f"{base.card.title or base.card.name}, {network_name[options['network']]}",
@@ -273,6 +273,22 @@ def logits_of(network: nn.Module, bags: Bags, split: Split) -> NDArray[np.float3
         for item in split.items:
             rows.append(network(torch.from_numpy(bags.read(item)).to(device))[0][0].float().cpu().numpy())
     return np.stack(rows)
+
+
+def _measured(network: nn.Module, bags: Bags, splits: Splits) -> tuple[dict[str, Any], list[list[Any]]]:
+    """Figures of every split, and a row for each of its slides: name, split, class, class that is chosen,
+    probabilities."""
+    report: dict[str, Any] = {}
+    rows: list[list[Any]] = []
+    for name, split in splits.all().items():
+        probabilities = softmax(logits_of(network, bags, split))
+        found = figures(probabilities, split.targets, exclusive=True)
+        report |= {f"{name}_slides": len(split)} | {f"{name}_{key}": value for key, value in found.items()}
+        rows += [
+            [item.name, name, int(y.argmax()), int(p.argmax()), *map(float, p)]
+            for item, y, p in zip(split.items, split.targets, probabilities, strict=True)
+        ]
+    return report, rows
 
 
 def _csv(classes: tuple[str, ...], rows: list[list[Any]]) -> str:

@@ -114,16 +114,8 @@ def draw(
     shown = None
     if tissue is not None:
         shown = mask(tissue, (width, height), (down[0], down[1]), offset=tuple(corner.tolist()), holes=holes)
-    canvas = paper.copy()
-    for value, (x, y) in zip(values.tolist(), places.tolist(), strict=True):
-        if value < least:
-            continue
-        box = (slice(max(0, y), y + int(patch[1])), slice(max(0, x), x + int(patch[0])))
-        painted = colours(overlay[box], cmap)
-        if shown is None:
-            canvas[box] = painted
-        else:
-            canvas[box][shown[box]] = painted[shown[box]]
+    drawn = values >= least
+    canvas = _painted(paper, overlay, places[drawn], patch, shown, cmap)
     if blur:
         canvas = cv2.GaussianBlur(canvas, tuple(kernel.tolist()), 0)
     if alpha < 1:
@@ -131,6 +123,22 @@ def draw(
             rows = slice(top, top + _BLOCK)
             canvas[rows] = cv2.addWeighted(canvas[rows], alpha, paper[rows], 1 - alpha, 0)
     return _smaller(canvas, shrink, max_size)
+
+
+def _painted(
+    paper: NDArray[np.uint8], overlay: NDArray[np.float64], places: NDArray[np.int64], patch: NDArray[np.int64],
+    shown: NDArray[np.bool_] | None, cmap: str,
+) -> NDArray[np.uint8]:  # fmt: skip
+    """The paper with the colours of the overlay where there is a patch, and only where it is to be ``shown``."""
+    canvas = paper.copy()
+    for x, y in places.tolist():
+        box = (slice(max(0, y), y + int(patch[1])), slice(max(0, x), x + int(patch[0])))
+        painted = colours(overlay[box], cmap)
+        if shown is None:
+            canvas[box] = painted
+        else:
+            canvas[box][shown[box]] = painted[shown[box]]
+    return canvas
 
 
 def _overlay(

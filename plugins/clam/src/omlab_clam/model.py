@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +57,19 @@ class _Classifier(Model):
         raise TypeError(f"{type(self).__name__} must define names()")
 
     def encode(self, slide: Slide, context: Context, more: Mapping[str, Any]) -> SlideFeatures:
-        """Features of a slide by the encoder that the classifier was trained with."""
+        """Features of a slide by the encoder that the classifier was trained with.
+
+        Raises
+        ------
+        omlab.errors.UsageError
+            The encoder takes no slides or, where its graphs tell, makes another number of features; no patch has been
+            read then.
+        """
         raise TypeError(f"{type(self).__name__} must define encode()")
+
+    def width(self, context: Context) -> int:
+        """Features of a patch that the classifier takes."""
+        return int(self.graphs(context.variant)[-1].inputs[0].shape[1])
 
     def validate(self, options: Mapping[str, Any], prompts: Prompts | None) -> None:
         """Refuse an overlap that is none."""
@@ -71,8 +82,9 @@ class _Classifier(Model):
         ------
         omlab.errors.InputError
             The case is neither a slide nor features, or the features are of another encoder.
+        omlab.errors.UsageError
+            What :meth:`encode` raises; a finer heat map is asked for without the slide.
         """
-        width = int(self.graphs(context.variant)[-1].inputs[0].shape[1])
         options = context.options
         made: SlideFeatures | None = None
         if isinstance(case, Slide):
@@ -85,7 +97,9 @@ class _Classifier(Model):
             bag, slide = case, looking.slide_of(case, options["slides"])
         else:
             raise InputError(f"{case.name}: {self.card.name} takes a slide or features of its patches")
-        result, scores = looking.classify(bag, context, lambda count: self.names(context, count), width=width)
+        result, scores = looking.classify(
+            bag, context, lambda count: self.names(context, count), width=self.width(context)
+        )  # fmt: skip
         if bag.coords is None or bag.side is None:
             return attrs.evolve(result, measurements={"patches": len(scores)})
         seen = looking.Seen(scores=scores, coords=bag.coords, side=bag.side)
@@ -158,6 +172,13 @@ class ClamModel(_Classifier):
     def encode(self, slide: Slide, context: Context, more: Mapping[str, Any]) -> SlideFeatures:
         """Features by the model that the option ``encoder`` names."""
         loaded = self.encoder(context.options["encoder"], context.options["encoder_variant"])
+        found, width = features_of(loaded.graphs), self.width(context)
+        if found not in (None, width):
+            raise UsageError(
+                f"the encoder '{loaded.card.name}', variant '{loaded.variant.name}', gives {found} features a patch, "
+                f"variant '{context.variant.name}' of {self.card.name} takes {width}",
+                remedy="Name the encoder that it was trained with: --encoder and --encoder-variant",
+            )
         return encoded(loaded, slide, context, more)
 
     def encoder(self, name: str, variant: str) -> LoadedModel:
@@ -181,6 +202,18 @@ def checked(network: Any, classes: int, path: Path, variant: str) -> torch.nn.Mo
             remedy="Use --variant classifier, which takes any number, and name them with --names",
         )
     return network  # type: ignore[no-any-return]
+
+
+def features_of(graphs: Sequence[Graph]) -> int | None:
+    """Features of a patch that an encoder's graphs declare; ``None`` where they declare none, or several widths."""
+    widths = {
+        output.shape[-1]
+        for graph in graphs
+        for output in graph.outputs
+        if graph.judge_of(output.name) is Judge.EMBEDDING
+    }
+    width = widths.pop() if len(widths) == 1 else None
+    return width if isinstance(width, int) else None
 
 
 def encoded(loaded: LoadedModel, slide: Slide, context: Context, more: Mapping[str, Any]) -> SlideFeatures:
