@@ -69,6 +69,7 @@ ENGINES = Engines(MODEL, VARIANT)
 
 def predict(case: Volume, **options: Any) -> Segmentation:
     filled = options_of(MODEL.card, options)
+    MODEL.validate(filled, None)
     found = MODEL.predict(case, Context(variant=VARIANT, engines=ENGINES, options=filled))
     assert isinstance(found, Segmentation)
     return found
@@ -220,6 +221,14 @@ def test_scans_that_make_no_sense_are_input_errors(case: Volume, message: str) -
         predict(case)
 
 
+def test_a_scan_of_another_modality_is_told() -> None:
+    case = made((30, 20, 25), (2, 2, 2))
+    assert predict(case).notes == ()
+    assert predict(attrs.evolve(case, modality="CT")).notes == ()
+    (note,) = predict(attrs.evolve(case, modality="MR")).notes
+    assert "its modality is MR, and stunet knows CT alone" in note
+
+
 def test_an_empty_scan_is_an_input_error() -> None:
     case = attrs.evolve(made((40, 40, 40), (3, 3, 3)), voxels=np.zeros((40, 40, 40), np.int16))
     with pytest.raises(InputError, match="every voxel is 0"):
@@ -249,6 +258,29 @@ def test_numbers_that_are_not_finite_count_as_zero(scan: Volume) -> None:
     assert np.array_equal(
         predict(attrs.evolve(scan, voxels=voxels)).labels, predict(attrs.evolve(scan, voxels=zeroed)).labels
     )
+
+
+def test_options_that_make_no_sense_are_wrong_usage_before_any_scan_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from omlab.cli.main import main
+
+    monkeypatch.setenv("OMLAB_HOME", str(tmp_path / "home"))
+    (tmp_path / "scan.nii").write_bytes(b"is never read")
+    run = ["run", "stunet", str(tmp_path / "scan.nii"), "--variant", "small-scratch", "-o", str(tmp_path / "out"), "-q"]
+    for arguments, message in (
+        (["--structures", "livr"], "'stunet' has no structure 'livr'. Did you mean: liver?"),
+        (["--dataset", "none"], "knows no dataset 'none'. It knows: Task003_Liver"),
+        (["--dataset", "BTCV", "--structures", "liver"], "only one can be given"),
+        (["--step", "2"], "option 'step' is above 0 and at most 1, found 2"),
+        (["--spacing", "-1"], "option 'spacing' is in mm, from 0 to 20, found -1"),
+        (["--memory", "0"], "option 'memory' is in GB and above 0, found 0"),
+    ):
+        assert main([*run, *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert "scan" not in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_card_is_complete() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +10,16 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from omlab.cards import Variant
+from omlab.cards import LabelCard, Variant
 from omlab.cases import Case, Volume
 from omlab.errors import InputError, require
 from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.model import Context, Model
+from omlab.prompts import Prompts
 from omlab.results import Result, Segmentation
 from omlab.vocabulary import Modality
 from omlab_stunet import selection
-from omlab_stunet.pipeline import Pipeline, statistics
+from omlab_stunet.pipeline import Pipeline, check_options, statistics
 from omlab_stunet.plan import SAMPLE, Plan
 
 if TYPE_CHECKING:
@@ -131,6 +132,15 @@ class StuNet(Model):
         """A body of ellipsoids with lungs, spine and organs, normalised like a scan."""
         yield {"image": phantom(graph.inputs[0].concrete()[2:])[None, None]}
 
+    def validate(self, options: Mapping[str, Any], prompts: Prompts | None) -> None:
+        """Raises :class:`omlab.errors.UsageError` for an option out of its range, or one that names a structure or
+        dataset that there is not."""
+        check_options(options, self.card.name)
+        self._chosen(self.card.labels, options)
+
+    def _chosen(self, labels: Sequence[LabelCard], options: Mapping[str, Any]) -> selection.Selection:
+        return selection.of(labels, options["structures"], options["dataset"], model=self.card.name)
+
     def predict(self, case: Case, context: Context) -> Result:
         """Label map on the grid of the scan, with volume and mean intensity of every structure.
 
@@ -140,13 +150,11 @@ class StuNet(Model):
         ------
         omlab.errors.InputError
             The case is no volume with an extent in all directions, or its spacing makes no sense.
-        omlab.errors.UsageError
-            An option is out of its range, or names a structure or dataset that there is not.
         """
         if not isinstance(case, Volume):
-            raise InputError(f"{case.name}: stunet takes a volume, found {case.kind}")
+            raise InputError(f"{case.name}: {self.card.name} takes a volume, found {case.kind}")
         labels = context.variant.labels or self.card.labels
-        chosen = selection.of(labels, context.options["structures"], context.options["dataset"])
+        chosen = self._chosen(labels, context.options)
         plan, classes = Plan.of(context.variant.config), self._classes(context.variant)
         pipeline = Pipeline(plan, classes=classes, options=context.options)
         found, measurements = pipeline.run(case, context)
@@ -156,8 +164,13 @@ class StuNet(Model):
             columns = statistics(found, case.voxels, [label.value for label in chosen.structures], unit)
         return Segmentation(
             labels=found, structures=chosen.structures, geometry=case.geometry, columns=columns,
-            measurements=measurements,
+            measurements=measurements, notes=self._notes(case),
         )  # fmt: skip
+
+    def _notes(self, case: Volume) -> tuple[str, ...]:
+        if self.card.modality != (Modality.CT,) or case.modality in ("", "CT"):
+            return ()
+        return (f"its modality is {case.modality}, and {self.card.name} knows CT alone: its labels may mean nothing",)
 
 
 def phantom(shape: tuple[int, ...]) -> NDArray[np.float32]:

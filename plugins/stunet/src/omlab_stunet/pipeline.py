@@ -25,6 +25,8 @@ from omlab_stunet.plan import Plan
 
 #: No patient is so long; a scan that is has a wrong spacing.
 LONGEST_MM = 4000.0
+#: Coarsest grid that a user may ask for.
+MOST_SPACING_MM = 20.0
 #: Cells of the network's grid that there must be along every axis.
 FEWEST = 4
 #: Windows without a voxel above this many Hounsfield units hold air and clothes.
@@ -155,6 +157,17 @@ def _normalised(
     return normalise(image, plan.scheme, plan.intensities, mask=mask, version=plan.version)
 
 
+def check_options(options: Mapping[str, Any], model: str = "stunet") -> None:
+    """Raise :class:`omlab.errors.UsageError` for an option out of its range."""
+    for name, fits, rule in (
+        ("step", 0 < options["step"] <= 1, "is above 0 and at most 1"),
+        ("spacing", 0 <= options["spacing"] <= MOST_SPACING_MM, f"is in mm, from 0 to {MOST_SPACING_MM:g}"),
+        ("memory", options["memory"] > 0, "is in GB and above 0"),
+    ):
+        if not fits:
+            raise UsageError(f"'{model}': option '{name}' {rule}, found {options[name]:g}")
+
+
 @attrs.frozen(eq=False)
 class Pipeline:
     """The whole way, with a user's options."""
@@ -162,16 +175,6 @@ class Pipeline:
     plan: Plan
     classes: int
     options: Mapping[str, Any]
-
-    def __attrs_post_init__(self) -> None:
-        if not 0 < self.options["step"] <= 1:
-            raise UsageError(f"'stunet': option 'step' is above 0 and at most 1, found {self.options['step']:g}")
-        if not 0 <= self.options["spacing"] <= 20:
-            raise UsageError(
-                f"'stunet': option 'spacing' is in mm, above 0 and at most 20, found {self.options['spacing']:g}"
-            )
-        if not self.options["memory"] > 0:
-            raise UsageError(f"'stunet': option 'memory' is in GB and above 0, found {self.options['memory']:g}")
 
     def run(self, case: Volume, context: Context) -> tuple[NDArray[np.uint8], dict[str, float]]:
         """Label map of the network's classes on the grid of the scan, and what became of the windows."""
@@ -319,4 +322,4 @@ def statistics(
     return {f"mean_{unit}": mean, f"sd_{unit}": deviation}
 
 
-__all__ = ["Pipeline", "Prepared", "Runner", "View", "check", "prepare", "statistics"]
+__all__ = ["Pipeline", "Prepared", "Runner", "View", "check", "check_options", "prepare", "statistics"]

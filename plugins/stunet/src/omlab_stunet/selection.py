@@ -36,26 +36,26 @@ class Selection:
             plane[...] = self.table[plane]
 
 
-def of(labels: Sequence[LabelCard], structures: str = "", dataset: str = "") -> Selection:
-    """What the options ``--structures`` and ``--dataset`` choose.
+def of(labels: Sequence[LabelCard], structures: str = "", dataset: str = "", *, model: str = "stunet") -> Selection:
+    """What the options ``--structures`` and ``--dataset`` choose; ``model`` is for messages.
 
     Raises
     ------
     UnknownName
         A name or pattern fits no structure, or there is no such dataset.
     UsageError
-        Both options are given, or the dataset needs structures that this variant does not have.
+        Both options are given, or the dataset needs structures that the model does not have.
     """
     if structures and dataset:
-        raise UsageError("'stunet': of the options 'structures' and 'dataset' only one can be given")
+        raise UsageError(f"'{model}': of the options 'structures' and 'dataset' only one can be given")
     if structures:
-        return _some(labels, [part.strip() for part in structures.split(",") if part.strip()])
+        return _some(labels, [part.strip() for part in structures.split(",") if part.strip()], model)
     if dataset:
-        return _mapped(labels, datasets.table(dataset), dataset)
+        return _mapped(labels, datasets.table(dataset), dataset, model)
     return Selection(tuple(Label.of(label) for label in labels))
 
 
-def _some(labels: Sequence[LabelCard], wanted: Sequence[str]) -> Selection:
+def _some(labels: Sequence[LabelCard], wanted: Sequence[str], model: str) -> Selection:
     import difflib
 
     names = [label.name for label in labels]
@@ -65,8 +65,8 @@ def _some(labels: Sequence[LabelCard], wanted: Sequence[str]) -> Selection:
         if not fitting:
             near = difflib.get_close_matches(pattern, names, n=3)
             raise UnknownName(
-                f"'stunet' has no structure '{pattern}'",
-                remedy=f"Did you mean: {', '.join(near)}?" if near else "omlab info stunet lists them",
+                f"'{model}' has no structure '{pattern}'",
+                remedy=f"Did you mean: {', '.join(near)}?" if near else f"omlab info {model} lists them",
             )
         chosen.update(fitting)
     table = np.zeros(max(label.value for label in labels) + 1, np.uint8)
@@ -76,13 +76,13 @@ def _some(labels: Sequence[LabelCard], wanted: Sequence[str]) -> Selection:
     return Selection(kept, table)
 
 
-def _mapped(labels: Sequence[LabelCard], rows: Sequence[datasets.Mapped], dataset: str) -> Selection:
+def _mapped(labels: Sequence[LabelCard], rows: Sequence[datasets.Mapped], dataset: str, model: str) -> Selection:
     values = {label.name: label.value for label in labels}
     lacking = [name for row in rows for name in row.classes if name not in values]
     if lacking:
         raise UsageError(
-            f"'stunet': the dataset '{dataset}' needs '{lacking[0]}', which this variant does not segment",
-            remedy="Use a variant with the 104 structures of TotalSegmentator",
+            f"'{model}': the dataset '{dataset}' needs '{lacking[0]}', which it does not segment",
+            remedy="Use a model with the 104 structures of TotalSegmentator",
         )
     table = datasets.renumbering([[values[name] for name in row.classes] for row in rows], max(values.values()))
     return Selection(tuple(Label.of(LabelCard(value=n, name=row.name)) for n, row in enumerate(rows, start=1)), table)
