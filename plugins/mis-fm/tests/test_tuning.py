@@ -23,7 +23,7 @@ from omlab_mis_fm import model, tuning  # noqa: E402
 from omlab_mis_fm.fmunet import FMUNet  # noqa: E402
 from omlab_mis_fm.pctnet import PCTNet  # noqa: E402
 from omlab_sdk.golden import seed_module  # noqa: E402
-from omlab_sdk.segmenters import Tunable  # noqa: E402
+from omlab_sdk.segmenters import Prepared, Tunable, first_losses, window_of  # noqa: E402
 
 WINDOW = (16, 32, 32)
 #: A layer of each that learns and is no head.
@@ -112,21 +112,14 @@ def test_recipe_lowers_the_loss(variant: str, home: Path) -> None:
     prepared = recipe.prepare(case, truth)
     # Left and front come first in the order of DICOM, so both axes of this scan are turned.
     assert np.array_equal(prepared.labels, labels[::-1, ::-1].T)
-    image = torch.from_numpy(prepared.image)[None]
-    target = torch.from_numpy(prepared.labels.astype(np.int64))[None, None]
     if "fmunet" in variant:  # its coarsest level needs more than a voxel
-        image, target = torch.cat([image, image], 2), torch.cat([target, target], 2)
-    network = recipe.network.train()
-    steps = recipe.optimiser(network, 3e-3)
-    values = []
-    for _ in range(12):
-        loss = recipe.loss(network(image), target)
-        steps.zero_grad()
-        loss.backward()
-        steps.step()
-        values.append(float(loss.detach()))
+        prepared = Prepared(
+            image=np.concatenate([prepared.image] * 2, axis=1), labels=np.concatenate([prepared.labels] * 2)
+        )
+    values = first_losses(recipe, prepared, steps=12, rate=3e-3)
     assert values[-1] < 0.9 * values[0]
-    assert recipe.labels(network.eval()(image)).shape == target.shape[:1] + target.shape[2:]
+    image, target = window_of(prepared)
+    assert recipe.labels(recipe.network(image)).shape == target.shape[:1] + target.shape[2:]
 
 
 def test_rate_falls_after_each_validation() -> None:

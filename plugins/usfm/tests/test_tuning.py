@@ -21,7 +21,7 @@ from omlab.plugins import Registry  # noqa: E402
 from omlab.results import Segmentation  # noqa: E402
 from omlab.vocabulary import Kind  # noqa: E402
 from omlab_sdk.golden import seed_module  # noqa: E402
-from omlab_sdk.segmenters import Tunable  # noqa: E402
+from omlab_sdk.segmenters import Tunable, first_losses, window_of  # noqa: E402
 from omlab_usfm import checkpoint, segmenter, tuning  # noqa: E402
 from omlab_usfm.model import Usfm  # noqa: E402
 from omlab_usfm.pretraining import MaskedEncoder  # noqa: E402
@@ -112,20 +112,11 @@ def test_recipe_lowers_the_loss(model: Usfm, kind: str, begins: str, tmp_path: P
     prepared = recipe.prepare(case, Segmentation(labels=mask, structures=[]))
     assert prepared.image.shape == (3, 1, SIDE, SIDE) and prepared.labels.shape == (1, SIDE, SIDE)
     assert set(np.unique(prepared.labels)) == {0, 1, 3}
-    image = torch.from_numpy(prepared.image)[None].repeat(2, 1, 1, 1, 1)
-    target = torch.from_numpy(prepared.labels.astype(np.int64))[None, None].repeat(2, 1, 1, 1, 1)
-    torch.manual_seed(0)
-    network = recipe.network.train()
-    steps, values = recipe.optimiser(network, 1e-3), []
-    for _ in range(6):
-        loss = recipe.loss(network(image), target)
-        steps.zero_grad()
-        loss.backward()
-        steps.step()
-        values.append(float(loss.detach()))
+    values = first_losses(recipe, prepared, steps=6, rate=1e-3, copies=2)
     assert min(values[-3:]) < 0.9 * values[0], values
+    image, _ = window_of(prepared, 2)
     with torch.inference_mode():
-        given = network.eval()(image)
+        given = recipe.network(image)
     assert recipe.labels(given).shape == (2, 1, SIDE, SIDE)
     (graph,) = model.graphs(variant)
     with torch.inference_mode():

@@ -123,3 +123,37 @@ def check_grid(case: Volume, reference: Segmentation) -> None:
     if reference.geometry is None or not reference.geometry.same_grid(case.geometry):
         where = "no grid" if reference.geometry is None else f"a grid of {reference.geometry.shape}"
         raise InputError(f"{case.name}: its label map has {where}, the scan one of {case.geometry.shape}")
+
+
+def first_losses(recipe: Recipe, prepared: Prepared, *, steps: int, rate: float, copies: int = 1) -> list[float]:
+    """Losses of the first steps on one window, for tests of a recipe: they fall. The network is in evaluation mode
+    afterwards.
+
+    Parameters
+    ----------
+    prepared : of the size of a window.
+    copies : of it in a batch.
+    """
+    image, target = window_of(prepared, copies)
+    network = recipe.network.train()
+    optimiser = recipe.optimiser(network, rate)
+    found = []
+    with beginning():
+        for _ in range(steps):
+            loss = recipe.loss(network(image), target)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            found.append(float(loss.detach()))
+    network.eval()
+    return found
+
+
+def window_of(prepared: Prepared, copies: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is prepared as a batch of one window: image [copies, channels, z, y, x] and target [copies, 1, z, y, x]."""
+    import numpy as np
+    import torch
+
+    image = torch.from_numpy(np.ascontiguousarray(prepared.image))[None]
+    target = torch.from_numpy(np.ascontiguousarray(prepared.labels).astype(np.int64))[None, None]
+    return image.repeat(copies, 1, 1, 1, 1), target.repeat(copies, 1, 1, 1, 1)

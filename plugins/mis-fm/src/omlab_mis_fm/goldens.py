@@ -136,16 +136,18 @@ def _intensity(golden: Golden) -> Arrays:
     return found
 
 
+_ABOVE = re.compile(r"statistics where > (-?\d+(?:\.\d+)?)")
 _RANGE = re.compile(r"(-?\d+(?:\.\d+)?)\.\.(-?\d+(?:\.\d+)?) to -1\.\.1")
 
 
 def _normalize(golden: Golden) -> Arrays:
     volume = golden.input(next(iter(golden.meta["inputs"])))
-    matched = _RANGE.search(str(golden.meta.get("outputs", "")))
+    told = str(golden.meta.get("outputs", ""))
+    matched, above = _RANGE.search(told), _ABOVE.search(told)
     low, high = (float(n) for n in matched.groups()) if matched else (-800.0, 500.0)
     return {
         "mean_std": intensity.mean_std(volume, [0]),
-        "mean_std_masked": intensity.mean_std(volume, above=0.0),
+        "mean_std_masked": intensity.mean_std(volume, above=float(above[1]) if above else 0.0),
         "min_max": intensity.min_max(volume, (low, high), [0]),
     }
 
