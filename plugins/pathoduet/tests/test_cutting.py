@@ -130,7 +130,7 @@ def test_from_the_command_line(path: Path, tmp_path: Path, capsys) -> None:
     found = pairs.bridge(out)
     assert len(found) == int(rows[0]["patches"])
     assert {region.name for _, region in found} == {"a_0.png", "a_1.png"}
-    assert all(Pillow.open(file).size == (256, 256) for pair in found for file in pair)
+    assert all(pairs.read(file).shape == (256, 256, 3) for pair in found for file in pair)
     stamp = found[0][0].stat().st_mtime_ns
     assert main(command) == 2
     assert "were cut before" in capsys.readouterr().err

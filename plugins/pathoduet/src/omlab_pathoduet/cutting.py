@@ -26,6 +26,9 @@ Rgb = NDArray[np.uint8]
 REGION, PATCH = "region", "patch"
 #: One figure tells a patch of its region, so that the name of the region can be cut from that of the patch.
 MOST_PATCHES = 10
+#: Rows of an overview that are looked at together.
+_ROWS = 512
+_FINER = "Read them from the full resolution with --level 0"
 
 
 @attrs.frozen(kw_only=True)
@@ -91,7 +94,10 @@ def tissue(rgb: Rgb, least: int = Rules().least) -> NDArray[np.bool_]:
     """Where a picture [row, column, RGB] is tissue: saturation above Otsu's threshold, in pieces of ``least`` pixels
     or more (8 neighbours)."""
     cv2 = opencv()
-    saturation = cv2.cvtColor(np.ascontiguousarray(rgb), cv2.COLOR_RGB2HSV)[:, :, 1]
+    saturation = np.empty(rgb.shape[:2], np.uint8)
+    for top in range(0, len(rgb), _ROWS):  # the other two channels of a whole overview would be a lot
+        part = np.ascontiguousarray(rgb[top : top + _ROWS])
+        saturation[top : top + _ROWS] = cv2.cvtColor(part, cv2.COLOR_RGB2HSV)[:, :, 1]
     _, binary = cv2.threshold(saturation, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     _, parts, facts, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
     large = facts[:, cv2.CC_STAT_AREA] >= least
@@ -105,20 +111,21 @@ def cells(slide: Slide, rules: Rules) -> NDArray[np.int64]:
     Raises
     ------
     omlab.errors.InputError
-        The slide has no such level, is smaller than a region, or has no tissue.
+        The slide has no such level, is smaller than a region there, or has no tissue.
     omlab.errors.UsageError
         A patch and its margins do not fit into a region.
     """
     if rules.level >= len(slide.levels):
         raise InputError(
             f"{slide.name}: has no level {rules.level} to read regions from, it has {len(slide.levels)}",
-            remedy="Read them from the full resolution with --level 0",
+            remedy=_FINER,
         )
     columns, rows = (length // rules.side for length in slide.levels[rules.level])
     if not columns or not rows:
         width, height = slide.levels[rules.level]
         raise InputError(
-            f"{slide.name}: level {rules.level} has {width} x {height} pixels, a region {rules.side} x {rules.side}"
+            f"{slide.name}: level {rules.level} has {width} x {height} pixels, a region {rules.side} x {rules.side}",
+            remedy=_FINER if rules.level else None,
         )
     steps = np.array(slide.downsamples[rules.level]) * rules.side  # level-0 pixels of a region, (x, y)
     if steps.min() < rules.patch + 2 * rules.margin:
