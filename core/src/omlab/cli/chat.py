@@ -106,7 +106,8 @@ def _question(terminal: bool) -> str | None:
         line = sys.stdin.buffer.readline()
         return line.decode("utf-8").strip() if line else None
     except UnicodeError as error:
-        click.echo(click.style("error: ", fg="red", bold=True) + f"the line is not UTF-8: {error.reason}", err=True)  # type: ignore[attr-defined]
+        why = f": {error.reason}" if isinstance(error, UnicodeDecodeError) else ""
+        click.echo(click.style("error: ", fg="red", bold=True) + f"the line is not UTF-8{why}", err=True)
         return ""
     except (EOFError, KeyboardInterrupt):
         click.echo()
