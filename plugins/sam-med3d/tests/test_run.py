@@ -21,7 +21,7 @@ from omlab_sam_med3d import checkpoint, evaluation, network  # noqa: E402
 from omlab_sam_med3d.losses import DiceCELoss  # noqa: E402
 from omlab_sam_med3d.model import phantom  # noqa: E402
 from omlab_sam_med3d.network import Sam3d  # noqa: E402
-from omlab_sam_med3d.training import ClickLoss, optimiser  # noqa: E402
+from omlab_sam_med3d.training import ClickLoss, example, optimiser  # noqa: E402
 from omlab_sdk.golden import seed_module  # noqa: E402
 
 BRATS = Path(__file__).resolve().parents[4] / "shared" / "data" / "brats_flair"
@@ -309,6 +309,31 @@ def test_training_lowers_its_loss() -> None:
         values.append(float(value.detach()))
     assert values[-1] < 0.8 * values[0]
     assert all(p.grad is not None for n, p in sam.named_parameters() if "blocks.0" in n)
+
+
+def test_examples_of_training() -> None:
+    """Cut out around the mask wherever it lies, flipped with it, and normalised; small masks are drawn again."""
+    scan = np.random.default_rng(0).integers(1, 900, (40, 30, 20)).astype(np.int16)
+    mask = np.zeros(scan.shape, np.uint8)
+    mask[25:40, 2:14, 4:14] = 1
+    scan[mask > 0] += 2000
+    seen = set()
+    for seed in range(12):
+        made = example(scan, mask, np.random.RandomState(seed), (32, 32, 32))
+        assert made is not None
+        cube, truth = made
+        assert cube.shape == truth.shape == (1, 32, 32, 32) and cube.dtype == truth.dtype == np.float32
+        assert truth.sum() == mask.sum() and cube[truth > 0].min() > cube[truth == 0].max()
+        assert [
+            int(np.flatnonzero(truth[0].any(axis=axes)).mean()) for axes in ((1, 2), (0, 2), (0, 1))
+        ] == pytest.approx([15.5] * 3, abs=1)
+        seen.add(cube.tobytes())
+    assert 3 < len(seen) <= 8
+    whole = example(scan[25:, :14, :14], mask[25:, :14, :14], np.random.RandomState(0), (16, 16, 16))
+    assert whole is not None and whole[1].sum() == mask.sum()
+    assert example(scan, (mask > 0) & (np.arange(40) < 31)[:, None, None], np.random.RandomState(0)) is None
+    with pytest.raises(ValueError, match="has a mask of"):
+        example(scan, mask[1:], np.random.RandomState(0))
 
 
 def test_loss_by_hand() -> None:

@@ -1,8 +1,10 @@
 """Training as SAM-Med3D was: eleven rounds of clicks on one batch, with one loss over all of them.
 
-The caller brings the data and the optimiser (:func:`optimiser` makes upstream's)::
+The caller brings scans and masks on the network's grid, and the optimiser (:func:`optimiser` makes upstream's)::
 
     loss = ClickLoss(sam)
+    made = [one for pair in pairs if (one := example(*pair, random)) is not None]
+    cubes, masks = (torch.from_numpy(np.stack(part)) for part in zip(*made))
     optimizer = optimiser(sam)
     value = loss(cubes, masks, random)
     value.backward()
@@ -11,11 +13,16 @@ The caller brings the data and the optimiser (:func:`optimiser` makes upstream's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omlab_sam_med3d import protocol
+from omlab_sam_med3d.grid import around, normalised
 from omlab_sam_med3d.losses import DiceCELoss
 from omlab_sam_med3d.network import Sam3d
 
@@ -23,8 +30,38 @@ from omlab_sam_med3d.network import Sam3d
 ROUNDS = 11
 #: A mask counts as found for the next click where its logit is above.
 LEVEL = 0.5
-#: Masks of fewer voxels were drawn again.
+#: Masks of so many voxels, or fewer, were drawn again.
 FEWEST = 1000
+
+
+def example(
+    scan: NDArray[Any], mask: NDArray[np.generic], random: np.random.RandomState, size: Sequence[int] = (128, 128, 128)
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """A cube [1, *size] and its mask, as upstream's loader makes them: each axis flipped by even chance, cut out
+    around the mask, zeros beyond the scan, normalised. ``None`` where the cube has too little of the mask (upstream
+    then draws another scan), or no image.
+
+    Parameters
+    ----------
+    scan, mask : [x, y, z] on the network's grid of 1.5 mm; what is above 0 in the mask belongs to it. CT is clipped
+        before (:data:`omlab_sam_med3d.session.CT_RANGE`), as upstream's loader does.
+
+    Raises
+    ------
+    ValueError
+        They differ in shape.
+    """
+    if scan.shape != mask.shape:
+        raise ValueError(f"a scan of {scan.shape} has a mask of {mask.shape}")
+    axes = tuple(axis for axis in range(3) if random.random_sample() < 0.5)
+    image, truth = np.flip(scan, axes), np.flip(mask, axes) > 0
+    begin = around(truth, size)
+    cube, inside = np.zeros(tuple(size), np.float32), np.zeros(tuple(size), np.float32)
+    there = tuple(slice(max(0, b), max(0, min(n, b + s))) for b, n, s in zip(begin, scan.shape, size, strict=True))
+    here = tuple(slice(t.start - b, t.stop - b) for t, b in zip(there, begin, strict=True))
+    cube[here], inside[here] = image[there], truth[there]
+    shown = normalised(cube) if inside.sum() > FEWEST else None
+    return None if shown is None else (shown[None], inside[None])
 
 
 class ClickLoss(nn.Module):
