@@ -16,6 +16,7 @@ from omlab.plugins import Registry
 from omlab.results import Label, Segmentation
 from omlab.results.nifti import write_segmentation
 from omlab.vocabulary import Kind
+from omlab_segmentation import averaging
 from omlab_segmentation.evaluator import SegmentationEvaluator
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
@@ -56,6 +57,7 @@ def test_two_files(evaluator: SegmentationEvaluator, tmp_path: Path) -> None:
         ["structure", "Dice", "IoU", "HD95 in mm", "NSD at 1 mm", "cases"],
         ["liver", "0.7500", "0.6000", "1.0000", f"{report.summary['liver/nsd'].value:.4f}", "1"],
         ["spleen", "undefined", "undefined", "undefined", "undefined", "0"],
+        ["mean of structures", "0.7500", "0.6000", "1.0000", f"{report.summary['liver/nsd'].value:.4f}", "1"],
     ]
     undefined = report.summary["spleen/dice"]
     assert undefined.value is None
@@ -102,6 +104,29 @@ def test_folders_are_paired_by_name_and_give_an_interval(evaluator: Segmentation
     (tmp_path / "p" / "case0.nii.gz").unlink()
     with pytest.raises(InputError, match="1 files have no partner of their name, first 'case0"):
         evaluator.score_files([tmp_path / "p", tmp_path / "r"], _options(evaluator))
+
+
+def test_structures_count_alike(evaluator: SegmentationEvaluator) -> None:
+    """However many cases they are in; cases are drawn whole, and for both of two reports alike."""
+    rows = [
+        {"case": case, "structure": name, "dice": dice, "iou": dice, "hd95_mm": 1.0, "nsd": "nan"}
+        for name, values in (("liver", (0.9, 0.8, 0.7, 0.6)), ("spleen", (0.1, "nan", "nan", "nan")))
+        for case, dice in zip("abcd", values, strict=True)
+    ]
+    found = averaging.value(rows, "dice", _options(evaluator))
+    assert found.value == pytest.approx((0.75 + 0.1) / 2)
+    assert found.n == 4
+    assert found.low < found.value < found.high <= 0.9  # draws without case a have the liver alone
+    assert averaging.value(rows, "nsd", _options(evaluator)).undefined
+    assert averaging.value([*rows, {**rows[0], "case": "e", "hd95_mm": "inf"}], "hd95_mm", {}).value == np.inf
+    better = [{**row, "dice": 0.05 + float(row["dice"])} for row in rows]
+    figures = evaluator.resampled([{"cases": rows}, {"cases": better}], rounds=50, seed=0)
+    assert set(figures) == {f"mean of structures/{name}" for name in ("dice", "iou", "hd95_mm")}
+    dice = figures["mean of structures/dice"]
+    assert dice.cases == 4
+    assert np.allclose(dice.values, [0.425, 0.475])
+    assert np.allclose(dice.draws[1] - dice.draws[0], 0.05)
+    assert evaluator.resampled([{"cases": rows[:4]}] * 2, rounds=5, seed=0) == {}  # one structure has no mean over some
 
 
 def test_binary_takes_all_labels_together(evaluator: SegmentationEvaluator, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import attrs
 import numpy as np
 
 from omlab.errors import InputError, UsageError
-from omlab.evaluator import Evaluator, Pair
+from omlab.evaluator import Evaluator, Pair, Resampled
 from omlab.geometry import Geometry, Turn
 from omlab.progress import Listener, Progress
 from omlab.report import Report, Value
 from omlab.results import Segmentation
-from omlab_segmentation import metrics, surfaces
+from omlab_segmentation import averaging, metrics, surfaces
 from omlab_segmentation.lattice import Lattice
 from omlab_segmentation.worst import KEPT, Scan, Structure, Worst
 
@@ -28,7 +28,7 @@ class SegmentationEvaluator(Evaluator):
     """``omlab score segmentation PREDICTION REFERENCE``: two files, or two folders paired by file name."""
 
     def score(self, pairs: Iterable[Pair], options: Mapping[str, Any]) -> Report:
-        """One row a case and structure, and per structure the mean with a bootstrap interval.
+        """One row a case and structure; per structure, and over structures, the mean with a bootstrap interval.
 
         Raises
         ------
@@ -54,6 +54,8 @@ class SegmentationEvaluator(Evaluator):
             for metric in NAMES:
                 summary[f"{name}/{metric}"] = _mean([row[metric] for row in of_structure], metric, options)
             warnings += _infinite(name, [row["hd95_mm"] for row in of_structure])
+        if len({row["structure"] for row in rows}) > 1:
+            summary |= {f"{averaging.ALL}/{metric}": averaging.value(rows, metric, options) for metric in NAMES}
         conventions = {
             "surface_dice": "surface elements weighted by area",
             "interval": "percentile bootstrap of the mean over cases, 95 %; none below three cases",
@@ -64,6 +66,10 @@ class SegmentationEvaluator(Evaluator):
             environment={"plugin": self.card.plugin, "version": self.card.version, "numpy": np.__version__},
             illustration=worst.draw if worst else None, table=_table(summary, options),
         )  # fmt: skip
+
+    def resampled(self, reports: Sequence[Mapping[str, Any]], *, rounds: int, seed: int) -> Mapping[str, Resampled]:
+        """Means over structures; those of one structure are means over cases."""
+        return averaging.resampled(reports, NAMES, rounds, seed)
 
     def score_files(self, files: Sequence[Path], options: Mapping[str, Any]) -> Report:
         """Two label maps, or two folders of them. Raises :class:`omlab.errors.UsageError` for anything else."""
