@@ -104,8 +104,9 @@ def test_features_of_another_encoder_are_refused(model: ClamModel) -> None:
         model.predict(SimpleNamespace(name="x", kind="image"), _context(model, _Engine()))
 
 
-def test_an_encoder_of_another_width_is_told_before_a_patch_is_read(model: ClamModel, monkeypatch) -> None:
-    brow = Registry.discover().card(Kind.MODEL, "brow")
+def test_an_encoder_of_another_width_is_told_before_a_patch_is_read(monkeypatch) -> None:
+    registry = Registry.discover()
+    model, brow = ClamModel(registry.card(Kind.MODEL, "clam")), registry.card(Kind.MODEL, "brow")
     variant = brow.variant("small")
 
     def run(*_, **__):
