@@ -152,6 +152,7 @@ def test_what_cannot_be_imported_is_said(tmp_path: Path, capsys: Any) -> None:
             importing.find(folder, **how)
 
     one = first(tmp_path / "one")
+    assert list(importing.find(one, labels="liver, spleen,aorta").structures.values()) == ["liver", "spleen", "aorta"]
     refused(tmp_path, "holds no fold_0, there is no folder fold_")
     refused(one, "holds no fold_1, there is fold_0", fold="1")
     refused(one, "holds no best.model and no best.pth", name="best")
@@ -159,18 +160,20 @@ def test_what_cannot_be_imported_is_said(tmp_path: Path, capsys: Any) -> None:
     refused(first(tmp_path / "bare", dataset_properties={}), "normalises by 'CT' and has no intensity properties")
     names = tmp_path / "names.json"
     names.write_text(json.dumps({"labels": {"background": 0, "liver": 1}}))
-    refused(one, "names the labels 1, the network gives 1 to 3", labels=names)
+    refused(one, r"1 structures are named \(1 liver\), the network gives the labels 1 to 3", labels=str(names))
+    refused(one, "2 structures are named", labels="liver,spleen")
+    refused(one, "cannot be read", labels="nothing.json")
     names.write_text(json.dumps({"labels": {"background": 0, "whole": [1, 2], "core": 2, "edge": 3}}))
-    refused(one, "'whole' is a region of several labels", labels=names)
+    refused(one, "'whole' is a region of several labels", labels=str(names))
     two = second(tmp_path / "two", normalization_schemes=["RGBTo01Normalization"])
     refused(two, "normalises by 'RGBTo01Normalization'", fold="all")
     odd = second(tmp_path / "odd", patch_size=[18, 16, 32])
     refused(odd, r"patch \[18, 16, 32\] is not divisible by its strides, \[4, 8, 8\]", fold="all")
     about = one / "fold_0" / "model_final_checkpoint.model.pkl"
     about.write_bytes(pickle.dumps({"plans": Evil()}))
-    refused(one, "the plan names 'builtins.print', which no plan needs")
+    refused(one, "names 'builtins.print', which plain data does not need")
     about.write_bytes(b"\x80\x04 no pickle")
     refused(one, "is damaged or no pickle")
     about.unlink()
-    refused(one, "is not there; it holds the plan")
+    refused(one, "does not exist")
     assert "executed" not in capsys.readouterr().out

@@ -12,12 +12,10 @@ import click
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="Model directory to make.")
 @click.option("--fold", default="0", show_default=True, help="Which fold: 0 to 4, or all.")
 @click.option("--checkpoint", "name", default="", help="Name of the checkpoint without its ending. [the final one]")
-@click.option("--labels", type=click.Path(path_type=Path), help="dataset.json that names the structures.")
+@click.option("--labels", default="", help="dataset.json that names the structures, or their names: aorta,liver,...")
 @click.option("--licence", default="LicenseRef-not-stated", show_default=True, help="SPDX id of the weights' licence.")
 @click.pass_context
-def command(
-    context: click.Context, folder: Path, out: Path, fold: str, name: str, labels: Path | None, licence: str
-) -> None:
+def command(context: click.Context, folder: Path, out: Path, fold: str, name: str, labels: str, licence: str) -> None:
     """Make a model directory of FOLDER, which nnU-Net 1 or 2 left with a trainer of STU-Net (the one above fold_0).
 
     The plan that the network was trained with is taken over. `omlab run DIRECTORY` runs what is made, `omlab adapt`

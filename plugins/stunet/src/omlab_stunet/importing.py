@@ -8,9 +8,7 @@ scan goes through, so it is taken over whole, or the folder is refused: nothing 
 from __future__ import annotations
 
 import json
-import pickle
 import re
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -22,6 +20,7 @@ from omlab.errors import InputError, UsageError, require
 from omlab.inference.preparing import Scheme
 from omlab.vocabulary import Modality
 from omlab_stunet import checkpoint
+from omlab_stunet.plain_pickle import read_plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 #: Adapter that runs the directory, and the name that it knows the network's file by.
 ADAPTER, NETWORK = "segmenter-tuning", "network.safetensors"
-_NO_CODE = "Nothing of it was run; do not trust the file before you know why it does"
 #: Names of nnU-Net 2 -> scheme.
 _SCHEMES = {
     "ZScoreNormalization": Scheme.ZSCORE, "CTNormalization": Scheme.CT, "NoNormalization": Scheme.NONE,
@@ -58,14 +56,15 @@ class Found:
     trainer: str
 
 
-def find(folder: Path, *, fold: str = "0", name: str = "", labels: Path | None = None) -> Found:
+def find(folder: Path, *, fold: str = "0", name: str = "", labels: str = "") -> Found:
     """Read a model folder of nnU-Net 1 or 2.
 
     Parameters
     ----------
     fold : ``"0"`` to ``"4"``, or ``"all"``.
     name : of the checkpoint without its ending; the final one without.
-    labels : a ``dataset.json`` that names the structures; without it that of the folder, if there is one.
+    labels : names of the structures: the path of a ``dataset.json``, or the names in the order of the network's
+        outputs, separated by commas, without the background. Without it those of the folder's ``dataset.json``.
 
     Raises
     ------
@@ -90,8 +89,8 @@ def find(folder: Path, *, fold: str = "0", name: str = "", labels: Path | None =
     )
 
 
-def _first_version(folder: Path, path: Path, labels: Path | None) -> Found:
-    about = _plain(path.with_name(f"{path.name}.pkl"))
+def _first_version(folder: Path, path: Path, labels: str) -> Found:
+    about = read_plain(path.with_name(f"{path.name}.pkl"))
     plans = about.get("plans")
     if not isinstance(plans, Mapping):
         raise InputError(f"{path.name}.pkl: holds no plan")
@@ -120,7 +119,7 @@ def _first_version(folder: Path, path: Path, labels: Path | None) -> Found:
     return _whole_of(state, config, sizes, _names(labels, sizes["num_classes"]), modality, trainer, where)
 
 
-def _second_version(folder: Path, path: Path, labels: Path | None) -> Found:
+def _second_version(folder: Path, path: Path, labels: str) -> Found:
     from omlab_sdk.checkpoints import read_content
 
     about = read_content(path)
@@ -143,7 +142,7 @@ def _second_version(folder: Path, path: Path, labels: Path | None) -> Found:
         "intensities": _intensities(properties.get("0") or {}, "std"),
     }  # fmt: skip
     own = folder / "dataset.json"
-    labels = labels or (own if own.is_file() else None)
+    labels = labels or (str(own) if own.is_file() else "")
     channels = _json(own).get("channel_names", {}) if own.is_file() else {}
     names, trainer = _names(labels, sizes["num_classes"]), str(about.get("trainer_name", ""))
     return _whole_of(state, config, sizes, names, str(channels.get("0", "")), trainer, where)
@@ -223,25 +222,33 @@ def _network(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return state, checkpoint.sizes(state)
 
 
-def _names(path: Path | None, classes: int) -> dict[int, str]:
-    """Structures by value, of a ``dataset.json`` of nnU-Net 1 (number -> name) or 2 (name -> number)."""
-    if path is None:
+def _names(labels: str, classes: int) -> dict[int, str]:
+    """Structures by value, of a ``dataset.json`` of nnU-Net 1 (number -> name) or 2 (name -> number), or of names."""
+    if not labels:
         return {value: f"label_{value}" for value in range(1, classes)}
+    if "," in labels and not Path(labels).is_file():
+        found = {value: name.strip() for value, name in enumerate(labels.split(","), start=1)}
+    else:
+        found = _names_of(Path(labels))
+    if sorted(found) != list(range(1, classes)) or not all(found.values()):
+        given = ", ".join(f"{value} {name}" for value, name in sorted(found.items())[:6])
+        raise InputError(
+            f"{len(found)} structures are named ({given}), the network gives the labels 1 to {classes - 1}",
+            remedy="Give the dataset.json that it was trained with, or a name for each, with --labels",
+        )
+    return dict(sorted(found.items()))
+
+
+def _names_of(path: Path) -> dict[int, str]:
     rows = _entry(_json(path), "labels", path.name)
     found: dict[int, str] = {}
     for key, value in rows.items() if isinstance(rows, Mapping) else ():
         if isinstance(value, list):
             raise InputError(f"{path}: '{key}' is a region of several labels, which is not supported")
-        number, name = (int(key), str(value)) if str(key).isdigit() else (int(value), str(key))
-        if number:
-            found[number] = name
-    if sorted(found) != list(range(1, classes)):
-        raise InputError(
-            f"{path}: names the labels {', '.join(map(str, sorted(found))) or 'none'}, the network gives 1 to "
-            f"{classes - 1}",
-            remedy="Give the dataset.json that it was trained with, with --labels",
-        )
-    return dict(sorted(found.items()))
+        number, name = (key, value) if str(key).isdigit() else (value, key)
+        if int(number):
+            found[int(number)] = str(name)
+    return found
 
 
 def _modality(channel: str) -> Modality:
@@ -304,45 +311,8 @@ def _json(path: Path) -> dict[str, Any]:
     return found
 
 
-class _Unpickler(pickle.Unpickler):
-    """Numbers, texts, containers and arrays of numbers, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        import codecs
-
-        import numpy as np
-
-        arrays = np._core.multiarray
-        known = {
-            ("collections", "OrderedDict"): OrderedDict, ("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype,
-            ("_codecs", "encode"): codecs.encode, ("builtins", "set"): set, ("__builtin__", "set"): set,
-        }  # fmt: skip
-        for package in ("numpy.core", "numpy._core"):  # NumPy 1 and 2
-            known[f"{package}.multiarray", "_reconstruct"] = arrays._reconstruct
-            known[f"{package}.multiarray", "scalar"] = arrays.scalar
-        if (module, name) not in known:
-            raise InputError(f"the plan names '{module}.{name}', which no plan needs", remedy=_NO_CODE)
-        return known[module, name]
-
-
-def _plain(path: Path) -> Mapping[str, Any]:
-    """A pickle of plain data. Raises :class:`InputError` for a file that is none, and for one that names more."""
-    if not path.is_file():
-        raise InputError(f"{path}: is not there; it holds the plan that the network was trained with")
-    try:
-        with open(path, "rb") as file:
-            found = _Unpickler(file).load()
-    except InputError as error:
-        raise InputError(f"{path}: {error.message}", remedy=error.remedy) from None
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: is damaged or no pickle: {error}") from None
-    if not isinstance(found, Mapping):
-        raise InputError(f"{path}: holds {type(found).__name__}, a table was expected")
-    return found
-
-
 def import_folder(
-    folder: Path, out: Path, card: ModelCard, *, fold: str = "0", name: str = "", labels: Path | None = None,
+    folder: Path, out: Path, card: ModelCard, *, fold: str = "0", name: str = "", labels: str = "",
     licence: str = "LicenseRef-not-stated",
 ) -> Found:  # fmt: skip
     """:func:`find` and :func:`write`."""
