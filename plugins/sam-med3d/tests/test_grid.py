@@ -41,6 +41,16 @@ def test_a_point_stays_where_it_is(order: tuple[int, ...], signs: tuple[int, ...
     assert cube.min() == 0
 
 
+def test_oblique_scans_get_no_further_voxel() -> None:
+    """Twice as many voxels of half the size, however the scan is turned in the patient."""
+    for seed in range(20):
+        turned, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+        affine = np.eye(4)
+        affine[:3, :3] = 3 * turned
+        assert sorted(Grid.of(Geometry((20, 30, 40), affine)).shape) == [40, 60, 80]
+    assert sorted(Grid.of(Geometry((20, 30, 40), np.diag([float(np.float32(1.2))] * 3 + [1]))).shape) == [17, 25, 33]
+
+
 def test_cube_there_and_back() -> None:
     """A mask that is resampled and restored overlaps with itself, on a turned, anisotropic grid."""
     geometry = _geometry((40, 36, 12), (1.1, 0.9, 4.0), (2, 0, 1), (1, -1, -1))

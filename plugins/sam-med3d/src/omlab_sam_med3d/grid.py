@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from omlab.geometry import Geometry, Turn
 
 Begin = tuple[int, int, int]
+#: Relative error of a spacing that is computed.
+EXACT = 1e-12
 
 
 def _three(value: Sequence[float]) -> tuple[float, float, float]:
@@ -43,7 +45,10 @@ class Grid:
     def of(cls, source: Geometry, spacing: Sequence[float] = (1.5, 1.5, 1.5)) -> Grid:
         """The first corner of the scan stays where it is, and the last voxel may reach past its end."""
         old, new = np.asarray(source.spacing_mm), np.asarray(spacing, np.float64)
-        shape = [1 if n == 1 else math.ceil(n * s / t) for n, s, t in zip(source.shape, old, new, strict=True)]
+        # The lengths of the columns of an oblique affine are exact but for the last digits, which are no further voxel.
+        shape = [
+            1 if n == 1 else math.ceil(n * s / t * (1 - EXACT)) for n, s, t in zip(source.shape, old, new, strict=True)
+        ]
         affine = source.affine.copy()
         affine[:3, :3] = source.affine[:3, :3] * (new / old)
         affine[:3, 3] = source.affine[:3, :3] @ (0.5 * (new / old - 1)) + source.affine[:3, 3]
