@@ -184,6 +184,22 @@ def test_training_finds_regions_and_goes_on(tmp_path: Path) -> None:
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
+def test_readme_learns_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of the README as it is written, on a small network and view."""
+    monkeypatch.setattr(regions, "HORIZONTAL", regions.View(0, (24, 28)))
+    monkeypatch.setattr("omlab_axon_seg.ceanet.CEANet", Small)
+    (block,) = (
+        part.split("```")[0]
+        for part in (Path(__file__).parent.parent / "README.md").read_text("utf-8").split("```python\n")[1:]
+        if "regions.train" in part
+    )
+    defined: dict[str, object] = {}
+    exec(block, defined)
+    (atlas, truth), (brain, _) = (_brain(seed) for seed in range(2))
+    found = defined["learnt"](atlas, truth, brain, epochs=1, device="cpu")
+    assert found.shape == brain.shape and found.dtype == np.uint8 and found.max() <= 2
+
+
 def test_what_cannot_be_learnt_from() -> None:
     slices = np.zeros((4, 1, 8, 8), np.float32)
     for labelled, masks, unlabelled in ((slices[:0], slices[:0], slices), (slices, slices[:3], slices)):

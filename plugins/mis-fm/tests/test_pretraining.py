@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -80,6 +83,23 @@ def test_from_scans_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert fresh and all(name.startswith("out_layers") for name in fresh)
     monkeypatch.setenv("OMLAB_HOME", str(tmp_path / "home"))
     assert main(["pull", "mis-fm", "--variant", "fmunet-abk1k", "--file", f"net={tmp_path / 'volf.pt'}"]) == 0
+
+
+def test_readme_learns_from_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code of the README as it is written, on a small network and small examples."""
+    text = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    (block,) = (part.split("```")[0] for part in text.split("```python\n")[1:] if "pretraining.train" in part)
+    cut = preparing.sub_volumes
+    monkeypatch.setattr(preparing, "sub_volumes", lambda scan: cut(scan, (20, 20, 36), 10))
+    fusions = partial(pretraining.Fusions, task=TASK, batches=1)
+    monkeypatch.setattr(pretraining, "Fusions", fusions)
+    monkeypatch.setattr("omlab_mis_fm.fmunet.FMUNet", lambda class_num: FMUNet(**SMALL | {"class_num": class_num}))
+    defined: dict[str, object] = {}
+    exec(block, defined)
+    scan = nibabel.Nifti1Image(phantom((24, 40, 40)).T.astype(np.int16), np.diag([-1.0, -1, 1, 1]))
+    nibabel.save(scan, tmp_path / "scan.nii.gz")
+    defined["learnt"]([tmp_path / "scan.nii.gz"], tmp_path / "volf.pt", epochs=1, device="cpu")
+    assert checkpoint.arguments_of(checkpoint.read(tmp_path / "volf.pt"), "fmunet")["class_num"] == 5
 
 
 def test_no_volumes() -> None:
