@@ -67,10 +67,10 @@ VARIANT = attrs.evolve(card().variants[0], config=MICRO, weights=())
 ENGINES = Engines(MODEL, VARIANT)
 
 
-def predict(case: Volume, **options: Any) -> Segmentation:
+def predict(case: Volume, variant: Any = VARIANT, **options: Any) -> Segmentation:
     filled = options_of(MODEL.card, options)
     MODEL.validate(filled, None)
-    found = MODEL.predict(case, Context(variant=VARIANT, engines=ENGINES, options=filled))
+    found = MODEL.predict(case, Context(variant=variant, engines=ENGINES, options=filled))
     assert isinstance(found, Segmentation)
     return found
 
@@ -141,6 +141,37 @@ def test_a_turned_scan_gives_the_turned_labels(scan: Volume, whole: Segmentation
     turn = Turn.to(scan.geometry, "PSL")
     turned = attrs.evolve(scan, voxels=np.ascontiguousarray(turn.apply(scan.voxels)), geometry=turn.target)
     assert np.array_equal(turn.undo(predict(turned).labels), whole.labels)
+
+
+def test_the_network_sees_the_axes_of_its_plan() -> None:
+    """A transposed plan on a scan is the plain one on the transposed scan; without an orientation nothing is turned."""
+    case = made((28, 20, 24), (5, 6, 7))
+    moved = made((20, 24, 28), (6, 7, 5))
+    moved = attrs.evolve(moved, voxels=case.voxels.transpose(1, 2, 0))
+    transposed = predict(case, VARIANT.configured(transpose=[2, 0, 1], orientation=""))
+    plain = predict(moved, VARIANT.configured(orientation=""))
+    assert len(np.unique(plain.labels)) > 5
+    assert np.array_equal(transposed.labels.transpose(1, 2, 0), plain.labels)
+    left = attrs.evolve(case, geometry=Geometry(case.voxels.shape, np.diag([-5.0, 6.0, 7.0, 1.0])))
+    assert np.array_equal(
+        predict(left, VARIANT.configured(orientation="")).labels,
+        predict(case, VARIANT.configured(orientation="")).labels,
+    )
+    assert not np.array_equal(predict(left).labels, predict(case).labels)
+
+
+def test_only_the_largest_component_stays_where_the_plan_says_so(scan: Volume, whole: Segmentation) -> None:
+    cc3d = pytest.importorskip("cc3d")
+    counts = [cc3d.connected_components(whole.labels == v, connectivity=6).max() for v in range(1, 105)]
+    value = 1 + int(np.argmax(counts))
+    assert max(counts) > 1
+    found = predict(scan, VARIANT.configured(largest=[[value]]))
+    parts = cc3d.connected_components(whole.labels == value, connectivity=6)
+    largest = np.bincount(parts.ravel())[1:].max()
+    assert (found.labels == value).sum() % largest == 0
+    assert 0 < (found.labels == value).sum() < (whole.labels == value).sum()
+    kept = whole.labels != value
+    assert np.array_equal(found.labels[kept], whole.labels[kept])
 
 
 def test_parts_and_sixteen_bits_change_next_to_nothing(scan: Volume, whole: Segmentation) -> None:

@@ -24,7 +24,7 @@ from omlab.report import Report, Value
 from omlab_sam_med2d import metrics, protocol
 from omlab_sam_med2d.dataset import class_of
 from omlab_sdk.segment_anything.frame import bilinear, encoder_input, frame_of
-from omlab_sdk.segment_anything.predictor import Predictor, Query, Run, sigmoid
+from omlab_sdk.segment_anything.predictor import MOST_POINTS, Predictor, Query, Run, sigmoid
 
 LIST = "label2image_test.json"
 
@@ -129,12 +129,16 @@ def evaluate(
     Raises
     ------
     UsageError
-        ``prompt`` is none of the two, or ``points`` or ``rounds`` is not positive.
+        ``prompt`` is none of the two; ``points`` or ``rounds`` is not positive, or more than the decoder takes.
     """
     if prompt not in ("box", "points"):
         raise UsageError(f"prompts are 'box' or 'points', found '{prompt}'")
     if points < 1 or rounds < 1:
         raise UsageError(f"points and rounds are at least 1, found {points} and {rounds}")
+    if prompt == "points" and points * rounds >= MOST_POINTS:
+        raise UsageError(
+            f"{rounds} rounds of {points} points are {points * rounds}, at most {MOST_POINTS - 1} are possible"
+        )
     random = np.random.RandomState(seed)
     shown: tuple[Path, Predictor] | None = None
     for sample in chosen:
