@@ -95,6 +95,13 @@ def test_learn_run_score_evaluate(dataset: Path, tmp_path: Path, capsys: pytest.
     assert main([*stack, "--normalise", "cube"]) == 0
     whole = tifffile.imread(tmp_path / "stack" / "brain" / "segmentation.tif") > 0
     assert 2 * (whole & (found > 0)).sum() / (whole.sum() + (found > 0).sum()) > 0.6
+    # All planes of a stack are scored, not the first alone.
+    _, mask = _cube(2, (20, 18, 16))
+    tifffile.imwrite(tmp_path / "truth.tif", mask.astype(np.uint8), metadata=None)
+    files = [str(tmp_path / "stack" / "brain" / "segmentation.tif"), str(tmp_path / "truth.tif")]
+    assert main(["score", "segmentation", *files, "-o", str(report)]) == 0
+    values = {key.rpartition("/")[2]: value for key, value in json.loads(report.read_text())["summary"].items()}
+    assert values["dice"]["value"] == pytest.approx(2 * (whole & mask).sum() / (whole.sum() + mask.sum()))
 
 
 def test_as_nnunet_predicts_cubes() -> None:

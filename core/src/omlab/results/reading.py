@@ -13,7 +13,8 @@ from omlab.results.types import Label, Segmentation
 
 
 def read_segmentation(path: str | Path) -> Segmentation:
-    """A label map from NIfTI, DICOM SEG or PNG. Labels that the file does not name are called ``label N``.
+    """A label map from NIfTI, DICOM SEG, PNG or TIFF; of a TIFF of many pages [z, y, x]. Labels that the file does not
+    name are called ``label N``.
 
     Raises
     ------
@@ -40,10 +41,16 @@ def read_segmentation(path: str | Path) -> Segmentation:
 
     try:
         with Pillow.open(path) as picture:
+            pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
             values = np.asarray(picture)  # a palette picture gives its indices
     except (OSError, ValueError) as error:
         raise InputError(f"{path.name}: cannot be read: {error}") from None
-    if values.ndim != 2:
+    if pages > 1:
+        from omlab.cases import stack
+
+        planes = stack.read(path)
+        values = planes.read(0, len(planes))
+    elif values.ndim != 2:
         raise InputError(f"{path.name}: is a colour picture, expected one label a pixel")
     labels = _labels(values, path.name)
     return Segmentation(labels=labels, structures=_unnamed(labels))
