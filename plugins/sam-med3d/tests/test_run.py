@@ -21,7 +21,7 @@ from omlab_sam_med3d import checkpoint, evaluation, network  # noqa: E402
 from omlab_sam_med3d.losses import DiceCELoss  # noqa: E402
 from omlab_sam_med3d.model import phantom  # noqa: E402
 from omlab_sam_med3d.network import Sam3d  # noqa: E402
-from omlab_sam_med3d.training import ClickLoss, example, optimiser  # noqa: E402
+from omlab_sam_med3d.training import EPOCHS, ClickLoss, example, optimiser, schedule  # noqa: E402
 from omlab_sdk.golden import seed_module  # noqa: E402
 
 BRATS = Path(__file__).resolve().parents[4] / "shared" / "data" / "brats_flair"
@@ -334,6 +334,21 @@ def test_examples_of_training() -> None:
     assert example(scan, (mask > 0) & (np.arange(40) < 31)[:, None, None], np.random.RandomState(0)) is None
     with pytest.raises(ValueError, match="has a mask of"):
         example(scan, mask[1:], np.random.RandomState(0))
+
+
+def test_rates_drop_twice() -> None:
+    sam = torch.nn.Module()
+    for name in ("image_encoder", "prompt_encoder", "mask_decoder"):
+        setattr(sam, name, torch.nn.Linear(1, 1))
+    steps = optimiser(sam)
+    rates = schedule(steps)
+    found = []
+    for _ in range(EPOCHS):
+        found.append([group["lr"] for group in steps.param_groups])
+        steps.step()
+        rates.step()
+    for epoch, factor in ((0, 1), (119, 1), (120, 0.1), (179, 0.1), (180, 0.01), (199, 0.01)):
+        assert found[epoch] == pytest.approx([8e-4 * factor, 8e-5 * factor, 8e-5 * factor])
 
 
 def test_loss_by_hand() -> None:

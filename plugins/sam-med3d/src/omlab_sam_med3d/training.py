@@ -1,6 +1,7 @@
 """Training as SAM-Med3D was: eleven rounds of clicks on one batch, with one loss over all of them.
 
-The caller brings scans and masks on the network's grid, and the optimiser (:func:`optimiser` makes upstream's)::
+The caller brings scans and masks on the network's grid, and a loop; optimiser and rates are
+upstream's (:func:`optimiser`, :func:`schedule`)::
 
     loss = ClickLoss(sam)
     made = [one for pair in pairs if (one := example(*pair, random)) is not None]
@@ -30,6 +31,9 @@ from omlab_sam_med3d.network import Sam3d
 ROUNDS = 11
 #: A mask counts as found for the next click where its logit is above.
 LEVEL = 0.5
+#: Length of upstream's fine-tuning, the epochs at which the rate drops, cubes a batch, and batches whose gradients make
+#: one step.
+EPOCHS, DROPS, BATCH, ACCUMULATED = 200, (120, 180), 12, 20
 #: Masks of so many voxels, or fewer, were drawn again.
 FEWEST = 1000
 
@@ -127,3 +131,8 @@ def optimiser(sam: Sam3d, rate: float = 8e-4) -> torch.optim.AdamW:
         {"params": list(sam.mask_decoder.parameters()), "lr": rate / 10},
     ]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), weight_decay=0.1)
+
+
+def schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.MultiStepLR:
+    """Upstream's rates: a tenth from each of ``DROPS`` on; step it after every epoch."""
+    return torch.optim.lr_scheduler.MultiStepLR(optimizer, DROPS, gamma=0.1)
