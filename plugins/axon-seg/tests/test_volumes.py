@@ -153,6 +153,19 @@ def test_orientation_and_size_of_voxels() -> None:
     assert "length_voxels" in told.measurements
 
 
+def test_a_folder_of_cubes_is_cubes(dataset: Path) -> None:
+    from omlab.cases.reading import find
+    from omlab.vocabulary import InputKind
+
+    both = {InputKind.STACK, InputKind.VOLUME}
+    named = [f"axons_0000{number}_0000" for number in range(2)]
+    assert [found.name for found in find([dataset / "imagesTr"], kinds=both)] == named
+    (lone,) = find([dataset / "imagesTr"], kinds={InputKind.STACK})
+    assert "holds no file that can be a case" in str(lone.error)
+    tifffile.imwrite(dataset / "imagesTr" / "brain.tif", np.zeros((6, 20, 20), np.uint16), metadata=None)
+    assert [found.path.name for found in find([dataset / "imagesTr"], kinds=both)] == ["brain.tif"]
+
+
 def test_small_and_even_cubes_and_options_of_stacks() -> None:
     loaded = omlab.load("axon-seg", variant="scratch", engine="torch", threads=1)
     for shape in ((1, 1, 1), (5, 40, 1)):

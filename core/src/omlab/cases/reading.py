@@ -74,6 +74,10 @@ def read(
         from omlab.cases import nifti
 
         case: Case = nifti.read(path, frame=frame)
+    elif family is Family.ITK:
+        from omlab.cases import itk
+
+        case = itk.read(path, frame=frame)
     elif family is Family.PICTURE:
         from omlab.cases import images
 
@@ -204,7 +208,8 @@ def find(inputs: Sequence[str | Path], *, series: str | None = None, kinds: Coll
     ----------
     series : only this DICOM series.
     kinds : what the caller can use; scans and pictures without any. Where only videos are, a folder of pictures is
-        one video; where stacks of planes are, a folder of TIFF pages or of OME-Zarr is one stack.
+        one video; where stacks of planes are, a folder of TIFF pages or of OME-Zarr is one stack, and a folder with
+        stacks is searched for nothing else.
     """
     kinds = frozenset(kinds)
     found: list[Found] = []
@@ -247,7 +252,10 @@ def _in_folder(folder: Path, series: str | None, kinds: frozenset[InputKind]) ->
     if InputKind.STACK in kinds:
         from omlab.cases import stack
 
-        return [Found(path.name, path) for path in stack.find(folder)]
+        stacks = [Found(path.name, path) for path in stack.find(folder)]
+        kinds -= {InputKind.STACK}
+        if stacks or not kinds:
+            return stacks
     single: list[Found] = []
     dicom: list[Path] = []
     frames: set[Path] = set()
