@@ -95,7 +95,7 @@ def test_damaged(tmp_path: Path, keep: int, message: str) -> None:
 
 def test_others_are_named(tmp_path: Path) -> None:
     (tmp_path / "report.png").write_bytes(b"%PDF-1.7 ...")
-    with pytest.raises(InputError, match="is a PDF, expected NIfTI, DICOM, PNG, JPEG or TIFF"):
+    with pytest.raises(InputError, match="is a PDF, expected NIfTI, DICOM, NRRD, MetaImage, PNG, JPEG or TIFF"):
         read(tmp_path / "report.png")
 
 

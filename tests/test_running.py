@@ -103,7 +103,7 @@ def test_one_bad_case_leaves_the_others(thresholder, tmp_path, capsys):
     causes = {row["name"]: row.get("cause", "") for row in rows["cases"]}
     assert "cut short" in causes["c"]
     assert "ZeroDivisionError: a defect of the plugin" in causes["crash"]
-    assert causes["notes"] == "notes.txt: is a text file, expected NIfTI or DICOM"
+    assert causes["notes"] == "notes.txt: is a text file, expected NIfTI, DICOM, NRRD or MetaImage"
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a", "b", "cases.csv"}
 
 
@@ -176,7 +176,11 @@ def _bad(tmp_path):
     (tmp_path / "zip.nii.gz").write_bytes(gzip.compress(b"words, not voxels" * 100))
     yield "not NIfTI", tmp_path / "zip.nii.gz", "what is inside is no NIfTI"
     Picture.new("RGB", (40, 30)).save(tmp_path / "photo.png")
-    yield "an image for a volume model", tmp_path / "photo.png", "is a 2D image, expected NIfTI or DICOM"
+    yield (
+        "an image for a volume model",
+        tmp_path / "photo.png",
+        "is a 2D image, expected NIfTI, DICOM, NRRD or MetaImage",
+    )
     yield "4D", _scan(tmp_path / "4d.nii.gz", values=np.zeros((4, 5, 6, 7), np.int16)), "Choose one of its 7 volumes"
     nan = base.copy()
     nan[1, 2, 3], nan[2, 2, 2] = np.nan, np.inf

@@ -10,8 +10,8 @@ from pathlib import Path
 
 #: Endings that say what a file is and nothing of the case in it.
 _ENDINGS = (
-    ".gz", ".nii", ".hdr", ".img", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".mp4", ".avi", ".mkv",
-    ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".h5", ".zarr",
+    ".gz", ".nii", ".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm",
+    ".mp4", ".avi", ".mkv", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".h5", ".zarr",
     ".fasta", ".fa", ".jsonl", ".csv", ".txt",
 )  # fmt: skip
 

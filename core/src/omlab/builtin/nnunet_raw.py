@@ -19,7 +19,7 @@ from omlab.results import Label
 from omlab.results.colours import colour_of
 from omlab.vocabulary import InputKind
 
-_ENDINGS = (".nii.gz", ".nii", ".png", ".tif", ".tiff", ".bmp")
+_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".tif", ".tiff", ".bmp")
 _CHANNEL = re.compile(r"_(\d{4})\Z")
 SPLITS_FILE = "splits_final.json"
 

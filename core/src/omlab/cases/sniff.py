@@ -17,6 +17,7 @@ class Family(Enum):
     """Which reader a file needs."""
 
     NIFTI = "nifti"
+    ITK = "itk"
     PICTURE = "picture"
     DICOM = "dicom"
     VIDEO = "video"
@@ -39,6 +40,7 @@ class Family(Enum):
 
 _KINDS = {
     Family.NIFTI: frozenset({InputKind.VOLUME}),
+    Family.ITK: frozenset({InputKind.VOLUME}),
     Family.PICTURE: frozenset({InputKind.IMAGE}),
     Family.DICOM: frozenset({InputKind.IMAGE, InputKind.VOLUME, InputKind.VIDEO}),
     Family.VIDEO: frozenset({InputKind.VIDEO}),
@@ -50,6 +52,7 @@ _KINDS = {
 }
 _NOUNS = {
     Family.NIFTI: "a 3D volume",
+    Family.ITK: "a 3D volume",
     Family.PICTURE: "a 2D image",
     Family.DICOM: "a DICOM file",
     Family.VIDEO: "a video",
@@ -62,7 +65,7 @@ _NOUNS = {
 #: What a model takes -> formats, for messages.
 _EXPECTED = {
     InputKind.IMAGE: "PNG, JPEG, TIFF or DICOM",
-    InputKind.VOLUME: "NIfTI or DICOM",
+    InputKind.VOLUME: "NIfTI, DICOM, NRRD or MetaImage",
     InputKind.VIDEO: "MP4, AVI, MKV or a folder of frames",
     InputKind.SLIDE: "a TIFF pyramid or a slide that OpenSlide reads",
     InputKind.STACK: "a TIFF of many pages, a folder of TIFF pages or OME-Zarr",
@@ -74,15 +77,18 @@ _EXPECTED = {
 SLIDE_PIXELS = 2**24
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")
 _OTHERS = {
-    b"PK\x03\x04": "a ZIP archive", b"%PDF": "a PDF", b"NRRD": "an NRRD file",
-    b"ObjectType": "a MetaImage file", b"MINC": "a MINC file", b"RIFF": "a RIFF file",
+    b"PK\x03\x04": "a ZIP archive", b"%PDF": "a PDF", b"MINC": "a MINC file", b"RIFF": "a RIFF file",
 }  # fmt: skip
+_ITK = (b"NRRD000", b"ObjectType")
 _TEXT_BYTES = bytes({7, 8, 9, 10, 12, 13, 27, *range(0x20, 0x100)} - {0x7F})
 
 
 def expected(kinds: Collection[InputKind] = ()) -> str:
     """The formats of files that can be of ``kinds``, in words; of scans and pictures without any."""
-    return " or ".join(_EXPECTED[kind] for kind in kinds if kind in _EXPECTED) or "NIfTI, DICOM, PNG, JPEG or TIFF"
+    return (
+        " or ".join(_EXPECTED[kind] for kind in kinds if kind in _EXPECTED)
+        or "NIfTI, DICOM, NRRD, MetaImage, PNG, JPEG or TIFF"
+    )
 
 
 def family_of(path: Path, kinds: Collection[InputKind] = ()) -> Family:
@@ -117,6 +123,8 @@ def family_of(path: Path, kinds: Collection[InputKind] = ()) -> Family:
         raise InputError(f"{path}: is gzip-compressed, but what is inside is no NIfTI file")
     if _nifti(start):
         return Family.NIFTI
+    if start.startswith(_ITK):
+        return Family.ITK
     if start[128:132] == b"DICM" or _bare_dicom(start):
         return Family.DICOM
     if start[:8] == b"\x89HDF\r\n\x1a\n":

@@ -21,7 +21,7 @@ class Source:
     Attributes
     ----------
     path : the file or folder that the user named.
-    format : ``"nifti"``, ``"dicom"``, ``"png"``, ``"jpeg"``, ``"tiff"`` or ``"memory"``.
+    format : ``"nifti"``, ``"dicom"``, ``"nrrd"``, ``"metaimage"``, ``"png"``, ``"jpeg"``, ``"tiff"`` or ``"memory"``.
     files : every file of the case; for a DICOM series in slice order (k).
     details : what the reader found and writers or users may want (series UID, frame, gantry tilt ...).
     warnings : one line each, shown to the user and kept in result.json.

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from omlab.cards import LabelCard
 from omlab.errors import UsageError
+from omlab.results.colours import colour_of
+from omlab.results.types import Label
 
 
 def class_names(count: int, labels: Sequence[LabelCard] = (), given: str = "") -> tuple[str, ...]:
@@ -31,3 +33,17 @@ def class_names(count: int, labels: Sequence[LabelCard] = (), given: str = "") -
         return names
     known = {label.value: label.name for label in labels}
     return tuple(known.get(value, f"class {value}") for value in range(count))
+
+
+def structures_of(count: int, labels: Sequence[LabelCard] = (), given: str = "") -> tuple[Label, ...]:
+    """Structures of a label map with ``count`` classes, the background left out, named as :func:`class_names` does.
+
+    Numbers that the card's ``labels`` leave out have no structure; a network may have scores for them nevertheless.
+    """
+    names = class_names(count, labels, given)
+    kept = {label.value for label in labels} if labels and not given else set(range(count))
+    return tuple(
+        Label(value=value, name=name, colour=colour_of(value))
+        for value, name in enumerate(names)
+        if value and value in kept
+    )

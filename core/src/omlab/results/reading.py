@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from omlab.cases.sniff import Family, family_of
+from omlab.cases.types import Volume
 from omlab.errors import InputError
 from omlab.results.colours import colour_of
 from omlab.results.types import Label, Segmentation
 
 
 def read_segmentation(path: str | Path) -> Segmentation:
-    """A label map from NIfTI, DICOM SEG, PNG or TIFF; of a TIFF of many pages [z, y, x]. Labels that the file does not
-    name are called ``label N``.
+    """A label map from NIfTI, DICOM SEG, NRRD, MetaImage, PNG or TIFF; of a TIFF of many pages [z, y, x]. Labels that
+    the file does not name are called ``label N``.
 
     Raises
     ------
@@ -31,12 +32,15 @@ def read_segmentation(path: str | Path) -> Segmentation:
         from omlab.cases import nifti
 
         volume = nifti.read(path)
-        labels = _labels(volume.voxels, path.name)
         from omlab.results.nifti import read_names
 
-        named = read_names(path)
-        others = tuple(label for label in _unnamed(labels) if label.value not in {n.value for n in named})
-        return Segmentation(labels=labels, structures=named + others, geometry=volume.geometry)
+        return _of_volume(volume, read_names(path))
+    if family is Family.ITK:
+        from omlab.cases import itk
+        from omlab.results.slicer import names
+
+        volume, header = itk.read_with_header(path)
+        return _of_volume(volume, names(header, path.name))
     from PIL import Image as Pillow
 
     try:
@@ -54,6 +58,12 @@ def read_segmentation(path: str | Path) -> Segmentation:
         raise InputError(f"{path.name}: is a colour picture, expected one label a pixel")
     labels = _labels(values, path.name)
     return Segmentation(labels=labels, structures=_unnamed(labels))
+
+
+def _of_volume(volume: Volume, named: tuple[Label, ...]) -> Segmentation:
+    labels = _labels(volume.voxels, volume.name)
+    others = tuple(label for label in _unnamed(labels) if label.value not in {n.value for n in named})
+    return Segmentation(labels=labels, structures=named + others, geometry=volume.geometry)
 
 
 def _labels(values: np.ndarray, name: str) -> np.ndarray:

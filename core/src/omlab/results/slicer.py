@@ -1,0 +1,42 @@
+"""Names of the segments that 3D Slicer keeps in the header of its ``.seg.nrrd``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from omlab.errors import InputError
+from omlab.results.colours import colour_of
+from omlab.results.types import Label
+
+
+def names(header: Mapping[str, str], file: str) -> tuple[Label, ...]:
+    """Labels of the ``SegmentN_Name``, ``SegmentN_LabelValue`` and ``SegmentN_Color`` in a file's header; none where it
+    has no segments.
+
+    Raises
+    ------
+    omlab.errors.InputError
+        Segments overlap, in layers of their own, or two have one value.
+    """
+    found: dict[int, Label] = {}
+    for number in range(sum(key.endswith("_LabelValue") for key in header)):
+        part = f"Segment{number}_"
+        if f"{part}LabelValue" not in header:
+            continue
+        value = int(header[f"{part}LabelValue"])
+        if int(header.get(f"{part}Layer", "0")) or value in found:
+            raise InputError(
+                f"{file}: its segments overlap, in several layers", remedy="Export them as one label map, or each alone"
+            )
+        name = header.get(f"{part}Name", f"label {value}")
+        found[value] = Label(value=value, name=name, colour=_colour(header.get(f"{part}Color", ""), value))
+    return tuple(found[value] for value in sorted(found))
+
+
+def _colour(text: str, value: int) -> tuple[int, int, int]:
+    """Three numbers from 0 to 1; a colour of ours where they are none."""
+    try:
+        red, green, blue = (round(255 * min(max(float(part), 0.0), 1.0)) for part in text.split())
+    except ValueError:
+        return colour_of(value)
+    return red, green, blue
