@@ -141,3 +141,21 @@ def test_scores_need_references(written, tmp_path: Path) -> None:
     assert [step[0] for step in steps(found, path, tmp_path, tmp_path / "out")] == ["adapt", "run"]
     with pytest.raises(UsageError, match="a comma or a colon"):
         steps(found, tmp_path / "a,b.txt", tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("failing", "taken"), [("adapt", ["adapt"]), ("run", ["adapt", "run", "evaluate"])])
+def test_a_scan_that_fails_leaves_the_scores_of_the_others(
+    written, tmp_path: Path, monkeypatch, failing: str, taken: list[str]
+) -> None:
+    from omlab.cli import main as cli
+
+    path, seen, real = written(query_label_ls="ql.txt"), [], cli.main
+    (tmp_path / "qi.txt").write_text("a.nii.gz\n")
+
+    def fake(arguments: list[str]) -> int:
+        seen.append(arguments[0])
+        return int(arguments[0] == failing)
+
+    monkeypatch.setattr(cli, "main", fake)
+    code = real(["medlsam", str(path), "--folder", str(tmp_path), "-o", str(tmp_path / "out"), "--score"])
+    assert (code, seen) == (1, taken)

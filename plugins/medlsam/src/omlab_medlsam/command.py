@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from omlab_medlsam.configuration import Configuration
 
 Step = list[str]
+#: Steps without which the later ones cannot be taken.
+NEEDED = ("pull", "adapt")
 
 
 @click.command("medlsam")
@@ -46,13 +48,14 @@ def command(
     found = configuration.read(config)
     if out is None and not found.out:
         raise UsageError(f"{config} has no seg_save_path", remedy="Name a folder of the results with -o")
-    target = out or folder / str(found.out)
+    target, worst = out or folder / str(found.out), 0
     for step in steps(found, config, folder, target, names=names, score=score, accept=accept_licence, engine=engine):
         click.echo("omlab " + shlex.join(step))
         code = 0 if show else main(step)
-        if code:
-            return code
-    return 0
+        worst = max(worst, code)
+        if code and step[0] in NEEDED:
+            break  # a scan that fails leaves the others
+    return worst
 
 
 def steps(
