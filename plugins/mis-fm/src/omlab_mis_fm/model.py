@@ -18,9 +18,8 @@ from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.inference.segmenting import segment
 from omlab.inference.windows import padding
 from omlab.model import Context, Model
-from omlab.results import Label, Segmentation
-from omlab.results.colours import colour_of
-from omlab.results.naming import class_names
+from omlab.results import Segmentation
+from omlab.results.naming import structures_of
 from omlab_mis_fm import intensity
 from omlab_mis_fm.tiles import WINDOW, fitted, starts_of
 
@@ -170,7 +169,7 @@ class MisFm(Model):
             classes = run.classes(volume)
             # The card's one label is of networks with background and foreground.
             known = self.card.labels if classes == 2 and not context.variant.labels else context.variant.labels
-            names = class_names(classes, known, options["names"])
+            structures = structures_of(classes, known, options["names"])
             labels = np.zeros_like(case.voxels, dtype=np.uint8 if classes <= 256 else np.uint16)
             report = segment(
                 volume, turn.apply(labels).T, window, run, classes=classes, softmax=False, starts=starts,
@@ -178,13 +177,6 @@ class MisFm(Model):
                 done=lambda done, total: context.progress("network", done, total, "windows"),
             )  # fmt: skip
         _share_out(context, run.seconds)
-        # Numbers that the card leaves out have no structure; a network may have scores for them nevertheless.
-        named = {label.value for label in known} if known and not options["names"] else set(range(classes))
-        structures = [
-            Label(value=value, name=name, colour=colour_of(value))
-            for value, name in enumerate(names)
-            if value and value in named
-        ]
         return Segmentation(
             labels=labels, structures=structures, geometry=case.geometry,
             measurements={"windows": float(report.windows)},

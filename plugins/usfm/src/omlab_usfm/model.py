@@ -14,9 +14,8 @@ from omlab.cases import Case, Image
 from omlab.errors import InputError, WeightsError, require
 from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.model import Context, Model
-from omlab.results import Classification, Embedding, Label, Result, Segmentation
-from omlab.results.colours import colour_of
-from omlab.results.naming import class_names
+from omlab.results import Classification, Embedding, Result, Segmentation
+from omlab.results.naming import class_names, structures_of
 from omlab_usfm import preprocess
 
 if TYPE_CHECKING:
@@ -156,18 +155,12 @@ class Usfm(Model):
             return Embedding(vector=np.asarray(output, np.float32))
         # The card's one label is of segmenters with background and foreground; other classes are the user's own.
         known = variant.labels or (self.card.labels if task == "segmentation" and len(output) == 2 else ())
-        names = class_names(len(output), known, context.options["names"])
+        given = context.options["names"]
         if task == "classification":
-            return Classification.of_logits(output, names)
+            return Classification.of_logits(output, class_names(len(output), known, given))
+        structures = structures_of(len(output), known, given)
         with context.stage("restore"):
             labels = best_on(output, rows, columns)
-        # Numbers that the card leaves out have no structure; the network may have scores for them nevertheless.
-        named = {label.value for label in known} if known and not context.options["names"] else set(range(len(names)))
-        structures = tuple(
-            Label(value=value, name=name, colour=colour_of(value))
-            for value, name in enumerate(names)
-            if value and value in named
-        )
         return Segmentation(labels=labels, structures=structures)
 
     def recipe(
