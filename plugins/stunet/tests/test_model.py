@@ -28,6 +28,8 @@ from omlab.vocabulary import Kind  # noqa: E402
 from omlab_sdk.golden import seed_module  # noqa: E402
 from omlab_stunet import datasets, selection  # noqa: E402
 from omlab_stunet.model import StuNet  # noqa: E402
+from omlab_stunet.pipeline import prepare  # noqa: E402
+from omlab_stunet.plan import Plan  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 #: A network of the same form that takes a blink, at 6 mm.
@@ -235,6 +237,27 @@ def test_air_is_skipped_only_when_asked(scan: Volume) -> None:
     assert np.mean(air.labels[body] == exact.labels[body]) > 0.9
     off = predict(scan, skip_background="off")
     assert np.array_equal(off.labels, predict(scan).labels)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("scheme", ["nonCT", "CT", "CT2", "noNorm"])
+def test_air_is_known_after_every_normalisation(scheme: str, version: int) -> None:
+    """What was -500 HU before, found by voxels that had that value, clipping of the training data's range included."""
+    for low in (-900.0, -160.0):
+        known = {"percentile_00_5": low, "percentile_99_5": 240.0, "mean": 30.0, "sd": 90.0}
+        plan = Plan(
+            dims=MICRO["dims"], depth=MICRO["depth"], spacing_mm=(2, 2, 2), scheme=scheme, version=version,
+            intensities=known,
+        )  # fmt: skip
+        voxels = np.random.default_rng(0).integers(-1000, 1500, (8, 9, 10)).astype(np.int16)
+        voxels[4, 4, 4] = -500
+        found = prepare(voxels, (2, 2, 2), plan)  # not resampled, so that values stay where they are
+        assert found.air == pytest.approx(found.image[0, 4, 4, 4], rel=1e-4, abs=1e-4)
+
+
+def test_air_cannot_be_told_where_a_mask_hides_it() -> None:
+    with pytest.raises(UsageError, match="skip-background 'air'"):
+        predict(made((30, 20, 25), (2, 2, 2)), VARIANT.configured(use_mask=True), skip_background="air")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from omlab.errors import InputError, UsageError
 from omlab.geometry import Geometry, Turn
 from omlab.inference import resampling
 from omlab.inference.cleaning import keep_largest
-from omlab.inference.preparing import foreground, nonzero_box, normalise
+from omlab.inference.preparing import Scheme, foreground, nonzero_box, normalise
 from omlab.inference.segmenting import Report, segment
 from omlab.inference.sliding import Head
 from omlab.model import Context
@@ -103,34 +103,40 @@ def prepare(voxels: NDArray[Any], spacing_mm: Sequence[float], plan: Plan, name:
             remedy="Check its spacing, and that it is more than a slice",
         )
     apart = resampling.separate_axis(spacing_mm, plan.spacing_mm)
-    low, high = (float(value) for value in (inside.min(), inside.max()))
-    if plan.version == 2:
-        image = _normalised(np.array(inside, np.float32), plan, voxels, box, None)
+    if plan.version == 2:  # normalises first
+        image = np.array(inside, np.float32)
+        line = _Line(image, plan)
+        image = _normalised(image, plan, voxels, box, None)
+        air = line.after(image, AIR_HU)
         image = resampling.resample_image(image, target, order=3, apart=apart)
-    else:
-        image = resampling.resample_image(inside, target, order=3, apart=apart)
-        if image is inside or np.shares_memory(image, voxels):
-            image = image.copy()
-        image = np.ascontiguousarray(image)
-        scale = _Line(image)
-        image = _normalised(image, plan, voxels, box, apart)
-        return Prepared(image[None], box, apart, scale.after(image, AIR_HU))
-    middle = (AIR_HU - low) / (high - low) if high > low else 0.0
-    return Prepared(np.ascontiguousarray(image)[None], box, apart, float(image.min() + middle * np.ptp(image)))
+        return Prepared(np.ascontiguousarray(image)[None], box, apart, air)
+    image = resampling.resample_image(inside, target, order=3, apart=apart)
+    if image is inside or np.shares_memory(image, voxels):
+        image = image.copy()
+    image = np.ascontiguousarray(image)
+    line = _Line(image, plan)
+    image = _normalised(image, plan, voxels, box, apart)
+    return Prepared(image[None], box, apart, line.after(image, AIR_HU))
 
 
 class _Line:
-    """The straight line that normalisation is, from two values before and after."""
+    """The straight line that normalisation is between its bounds, from two values before and after."""
 
-    def __init__(self, image: NDArray[np.float32]) -> None:
+    def __init__(self, image: NDArray[np.float32], plan: Plan) -> None:
+        self._bounds = (-np.inf, np.inf)
+        if plan.scheme in (Scheme.CT, Scheme.CT2):
+            self._bounds = (plan.intensities["percentile_00_5"], plan.intensities["percentile_99_5"])
         self._places = (int(image.argmin()), int(image.argmax()))
-        self._before = [float(image.flat[place]) for place in self._places]
+        self._before = [self._clip(float(image.flat[place])) for place in self._places]
+
+    def _clip(self, value: float) -> float:
+        return float(min(max(value, self._bounds[0]), self._bounds[1]))
 
     def after(self, image: NDArray[np.float32], value: float) -> float:
         """What ``value`` became."""
         low, high = self._before
         first, second = (float(image.flat[place]) for place in self._places)
-        return first + (value - low) * (second - first) / (high - low) if high > low else first
+        return first + (self._clip(value) - low) * (second - first) / (high - low) if high > low else first
 
 
 def _target(shape: Sequence[int], spacing_mm: Sequence[float], plan: Plan) -> tuple[int, ...]:
@@ -180,6 +186,12 @@ class Pipeline:
         """Label map of the network's classes on the grid of the scan, and what became of the windows."""
         check(case)
         plan = self.plan
+        if plan.use_mask and self.options["skip_background"] == "air":
+            raise UsageError(
+                "skip-background 'air' needs to know air, and this network's normalisation hides what lies outside "
+                "of the body",
+                remedy="Leave it out: windows of a single value are run once anyway",
+            )
         if self.options["spacing"]:
             plan = attrs.evolve(plan, spacing_mm=(self.options["spacing"],) * 3)
         view = View.of(case.geometry, plan)
