@@ -103,7 +103,8 @@ def _names(folder: Path) -> set[str]:
 def _same(one: set[str], other: set[str], first: Path, second: Path) -> None:
     for lacking, where in ((one - other, second), (other - one, first)):
         if lacking:
-            raise InputError(f"{where}: lacks {min(lacking)}" + (f" and {len(lacking) - 1} more" if lacking else ""))
+            more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+            raise InputError(f"{where}: lacks {min(lacking)}{more}")
 
 
 class ViewBatches:
