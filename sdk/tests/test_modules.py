@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from omlab.errors import WeightsError  # noqa: E402
-from omlab_sdk.modules import read_module  # noqa: E402
+from omlab_sdk.modules import read_beside_objects, read_module  # noqa: E402
 
 
 @pytest.fixture
@@ -96,3 +96,23 @@ def test_what_is_no_module_is_said(tmp_path: Path) -> None:
     torch.save({"model": {"w": torch.zeros(2)}}, tmp_path / "b.pth")
     with pytest.raises(WeightsError, match="holds no pickled module, there is dict"):
         read_module(tmp_path / "b.pth")
+
+
+def test_a_state_dict_beside_objects_comes_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Evil:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    state = {"a.weight": torch.ones(2, 3), "a.bias": torch.zeros(2), "note": "no tensor"}
+    torch.save({"model": state, "optimizer": Evil()}, tmp_path / "f.pth")
+    found = read_beside_objects(tmp_path / "f.pth", "model")
+    assert set(found) == {"a.weight", "a.bias"}
+    assert torch.equal(found["a.weight"], torch.ones(2, 3))
+    with pytest.raises(WeightsError, match="holds no state dict under 'state_dict'"):
+        read_beside_objects(tmp_path / "f.pth", "state_dict")
+    with pytest.raises(WeightsError, match="does not exist"):
+        read_beside_objects(tmp_path / "none.pth", "model")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "f.pth").read_bytes()[:200])
+    with pytest.raises(WeightsError, match="damaged"):
+        read_beside_objects(tmp_path / "cut.pth", "model")
+    assert "executed" not in capsys.readouterr().out
