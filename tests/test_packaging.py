@@ -43,6 +43,16 @@ def test_it_runs_by_its_name_once_installed(probe, photos, tmp_path, monkeypatch
     assert result.probabilities == pytest.approx(omlab.load(folder, registry=registry)(path).probabilities)
 
 
+def test_its_card_is_shown(probe, tmp_path, capsys):  # noqa: F811
+    folder, _ = probe
+    assert main(["info", str(folder)]) == 0
+    assert "meancolour, linear probe" in capsys.readouterr().out
+    assert main(["info", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["labels"]
+    assert main(["info", f"{tmp_path}/nothing"]) == 1
+    assert "is no model directory" in capsys.readouterr().err
+
+
 def test_what_cannot_be_packaged_is_told(probe, tmp_path, capsys):  # noqa: F811
     folder, _ = probe
     assert main(["package", str(tmp_path), "-o", str(tmp_path / "x")]) == 1

@@ -157,8 +157,10 @@ def _readme(source: Path, name: str, card: Any) -> str:
 def _notes(card: Any, made: tuple[Path, ...]) -> list[str]:
     found = []
     if not card.licence_weights.commercial:
+        refused = card.licence_weights.commercial is False
+        asks = "not for commercial use" if refused else "which says nothing of commercial use"
         found.append(
-            f"the base's weights are under {card.licence_weights.spdx}, not for commercial use: so are these; "
+            f"the base's weights are under {card.licence_weights.spdx}, {asks}: so are these; "
             "put their licence into LICENSE before you give the package away"
         )
     size = sum(path.stat().st_size for path in made)

@@ -19,10 +19,15 @@ from omlab.vocabulary import Kind
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 @click.pass_context
 def command(context: click.Context, name: str, kind: str | None, as_json: bool) -> None:
-    """Show the whole card of NAME: a model, dataset, adapter, evaluator or engine."""
+    """Show the whole card of NAME: a model, dataset, adapter, evaluator, engine, or a folder of omlab adapt."""
+    from omlab.api import directory_card, model_directory
+
     registry = registry_of(context)
     kinds = [Kind(kind)] if kind else [k for k in Kind if k is not Kind.COMMAND]
-    found = [(k, registry.cards(k)[name]) for k in kinds if name in registry.cards(k)]
+    found: list[tuple[Kind, Card]] = [(k, registry.cards(k)[name]) for k in kinds if name in registry.cards(k)]
+    folder = None if found or Kind.MODEL not in kinds else model_directory(name)
+    if folder:
+        found = [(Kind.MODEL, directory_card(folder)[0])]
     if not found:
         _unknown(registry, name, kinds)
     for of_kind, card in found:
