@@ -70,6 +70,14 @@ class Context:
             row["seconds"] += time.perf_counter() - start
             row["peak_mb"] = max(row["peak_mb"], peak_mb())
 
+    def share_out(self, seconds: float, *, out: str = "restore", to: str = "network") -> None:
+        """Tell ``seconds`` of the stage ``out`` as of ``to``: where windows run while the rest is stitched, say."""
+        given = self.stages[out]
+        given["seconds"] -= seconds
+        taken = self.stages.setdefault(to, {"seconds": 0.0, "peak_mb": 0.0})
+        taken["seconds"] += seconds
+        taken["peak_mb"] = max(taken["peak_mb"], given["peak_mb"])
+
     def progress(self, stage: str, done: float, total: float | None = None, unit: str = "") -> None:
         """Tell how far a stage is, and stop here if the run was cancelled."""
         self.cancel.check()

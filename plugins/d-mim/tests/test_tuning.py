@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 from PIL import Image as Pillow
@@ -25,7 +26,7 @@ from omlab_d_mim.model import DMim  # noqa: E402
 from omlab_d_mim.pretraining import ConvAutoencoder, VisionAutoencoder  # noqa: E402
 from omlab_d_mim.segmenter import ConvEncoder, UNet, UPerNet, VisionEncoder  # noqa: E402
 from omlab_sdk.golden import seed_module  # noqa: E402
-from omlab_sdk.segmenters import Tunable  # noqa: E402
+from omlab_sdk.segmenters import Tunable, first_losses, window_of  # noqa: E402
 
 SIDE = 64
 CONV = {"embed_dim": (8, 12, 16), "depth": (1, 1, 2), "num_heads": 2, "mlp_ratio": (4, 4, 4)}
@@ -133,22 +134,12 @@ def test_recipe_lowers_the_loss(model: DMim, tmp_path: Path, kind: str, begins: 
     assert set(np.unique(prepared.labels)) == set(np.unique(labels))
     # UPerNet is shown a larger picture, of which a coarse grid is as good here as a window.
     cut = (..., *(slice(0, SIDE * 12, 12) if kind == "upernet" else slice(SIDE) for _ in range(2)))
-    image = torch.from_numpy(np.ascontiguousarray(prepared.image[cut]))[None]
-    truth = np.ascontiguousarray(prepared.labels[cut]).astype(np.int64)[None, None]
-    image, target = image.repeat(2, 1, 1, 1, 1), torch.from_numpy(truth).repeat(2, 1, 1, 1, 1)
-    torch.manual_seed(0)
-    network = recipe.network.train()
-    steps = recipe.optimiser(network, 3e-3)
-    values = []
-    for _ in range(20):
-        loss = recipe.loss(network(image), target)
-        steps.zero_grad()
-        loss.backward()
-        steps.step()
-        values.append(float(loss.detach()))
+    window = attrs.evolve(prepared, image=prepared.image[cut], labels=prepared.labels[cut])
+    values = first_losses(recipe, window, steps=20, rate=3e-3, copies=2)
     assert min(values[-3:]) < 0.9 * values[0]
+    image, _ = window_of(window, 2)
     with torch.inference_mode():
-        given = network.eval()(image)
+        given = recipe.network(image)
     assert recipe.labels(given).shape == (2, 1, SIDE, SIDE)
     (graph,) = model.graphs(variant)
     tuned = model.tuned(graph, variant, recipe.state.state_dict())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from omlab.errors import UsageError
-from omlab.model import Context
 
 Spacing = tuple[float, float, float]
 
@@ -40,12 +39,3 @@ def figures(voxels: int, total: int, length: float, spacing: Spacing | None) -> 
         "axon_volume_mm3": voxels * voxel_mm3, "length_mm": length / 1e3,
         "length_density_mm_per_mm3": length / 1e3 / (total * voxel_mm3),
     }  # fmt: skip
-
-
-def share_out(context: Context, seconds: float) -> None:
-    """Windows run while planes are read and written: their time is told apart."""
-    restore = context.stages["restore"]
-    restore["seconds"] -= seconds
-    row = context.stages.setdefault("network", {"seconds": 0.0, "peak_mb": 0.0})
-    row["seconds"] += seconds
-    row["peak_mb"] = max(row["peak_mb"], restore["peak_mb"])

@@ -22,7 +22,7 @@ from omlab.results.stack_picture import Projection, draw
 from omlab.results.stacks import ENDINGS, StackLabels, Writer, move, writer
 from omlab_axon_seg.brain import Network, Windows, probabilities
 from omlab_axon_seg.labels import step_lengths
-from omlab_axon_seg.measures import figures, share_out, spacing_of
+from omlab_axon_seg.measures import figures, spacing_of
 from omlab_axon_seg.tracing import CellSums, Thinner
 
 Triple = tuple[int, int, int]
@@ -73,7 +73,7 @@ def run(stack: Stack, context: Context, network: Network, structure: Label, side
                 remedy="Free space, or name another folder with -o",
             ) from None
         raise
-    share_out(context, clock.seconds)
+    context.share_out(clock.seconds)
     numbers = outputs.figures() | {"windows": float(clock.asked), "windows_left_out": float(clock.left_out)}
     result = StackSegmentation(
         labels=StackLabels(outputs.paths["segmentation"], form, {structure.value: outputs.voxels}),

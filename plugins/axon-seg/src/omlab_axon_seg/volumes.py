@@ -21,7 +21,7 @@ from omlab.results import Label, Segmentation
 from omlab.results.nifti import write_array
 from omlab_axon_seg.brain import Network
 from omlab_axon_seg.labels import line_length, skeleton
-from omlab_axon_seg.measures import figures, share_out, spacing_of
+from omlab_axon_seg.measures import figures, spacing_of
 
 #: Axes of the files that training cubes are written to (:func:`omlab_axon_seg.training_set.write`), as SimpleITK and
 #: nnU-Net have them.
@@ -79,7 +79,7 @@ def run(volume: Volume, context: Context, network: Network, structure: Label, si
             if options[name]:
                 found[name] = turn.undo(made.T)
         labels = np.ascontiguousarray(turn.undo((mask * np.uint8(structure.value)).T))
-    share_out(context, seconds)
+    context.share_out(seconds)
     spacing = spacing_of(options["voxel"]) or told_um(turn.target)
     numbers = figures(int(mask.sum()), mask.size, line_length(lines, spacing or (1, 1, 1)), spacing)
     return Segmentation(

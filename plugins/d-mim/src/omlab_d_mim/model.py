@@ -15,9 +15,8 @@ from omlab.errors import InputError, WeightsError, require
 from omlab.graphs import Graph, Judge, TensorSpec
 from omlab.inference.resampling import along, matrix
 from omlab.model import Context, Model
-from omlab.results import Classification, Embedding, Label, Result, Segmentation
-from omlab.results.colours import colour_of
-from omlab.results.naming import class_names
+from omlab.results import Classification, Embedding, Result, Segmentation
+from omlab.results.naming import class_names, structures_of
 
 if TYPE_CHECKING:
     import torch
@@ -159,15 +158,7 @@ class DMim(Model):
             labels, found = segment(rgb, context)
             # The card's one label is of segmenters with background and foreground; other classes are the user's own.
             labelled = context.variant.labels or (self.card.labels if found == 2 else ())
-            known = class_names(found, labelled, names)
-            # Numbers that the card leaves out have no structure; UPerNet may have scores for them nevertheless.
-            named = {label.value for label in labelled} if labelled and not names else set(range(found))
-            structures = tuple(
-                Label(value=value, name=name, colour=colour_of(value))
-                for value, name in enumerate(known)
-                if value and value in named
-            )
-            return Segmentation(labels=labels, structures=structures)
+            return Segmentation(labels=labels, structures=structures_of(found, labelled, names))
         with context.stage("prepare"):
             image = preprocess.classification(rgb, side_of(context.variant))[None]
         with context.stage("network"):

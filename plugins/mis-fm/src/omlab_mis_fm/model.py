@@ -176,7 +176,7 @@ class MisFm(Model):
                 mirror=(1, 2) if options["flips"] else (), memory=options["memory"] * 1e9,
                 done=lambda done, total: context.progress("network", done, total, "windows"),
             )  # fmt: skip
-        _share_out(context, run.seconds)
+        context.share_out(run.seconds)
         return Segmentation(
             labels=labels, structures=structures, geometry=case.geometry,
             measurements={"windows": float(report.windows)},
@@ -230,15 +230,6 @@ def arguments_of(variant: Variant) -> dict[str, Any]:
 def _classes(variant: Variant) -> int:
     """How many classes a variant's labels make, the background counted; 0 where a checkpoint tells it."""
     return max((label.value for label in variant.labels), default=-1) + 1
-
-
-def _share_out(context: Context, seconds: float) -> None:
-    """Windows run while the rest is stitched: their time is told apart."""
-    restore = context.stages["restore"]
-    restore["seconds"] -= seconds
-    network = context.stages.setdefault("network", {"seconds": 0.0, "peak_mb": 0.0})
-    network["seconds"] += seconds
-    network["peak_mb"] = max(network["peak_mb"], restore["peak_mb"])
 
 
 def phantom(shape: tuple[int, ...]) -> NDArray[np.float32]:

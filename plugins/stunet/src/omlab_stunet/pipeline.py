@@ -206,7 +206,7 @@ class Pipeline:
             report, skipped = self._segment(prepared, out, plan, run)
             if plan.largest:
                 keep_largest(labels, plan.largest)
-        self._share_out(context, run)
+        context.share_out(run.seconds)
         measured = {
             "windows": float(report.windows), "windows_reused": float(report.reused),
             "windows_skipped": float(report.skipped),
@@ -231,15 +231,6 @@ class Pipeline:
             apart = prepared.apart if mode == "fast" else None
             out[...] = resampling.resample_labels(target, out.shape, order=1 if mode == "fast" else 0, apart=apart)
         return report, 0 if skip is None else skip.voxels()
-
-    @staticmethod
-    def _share_out(context: Context, run: Runner) -> None:
-        """Windows run while the rest is stitched and restored: their time is told apart."""
-        restore = context.stages["restore"]
-        restore["seconds"] -= run.seconds
-        network = context.stages.setdefault("network", {"seconds": 0.0, "peak_mb": 0.0})
-        network["seconds"] += run.seconds
-        network["peak_mb"] = max(network["peak_mb"], restore["peak_mb"])
 
 
 class Runner:
