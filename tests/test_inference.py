@@ -182,14 +182,18 @@ def test_windows_are_batched() -> None:
     assert np.array_equal(one, four)
 
 
-def test_numbers_that_are_not_finite_are_an_engine_error() -> None:
+@pytest.mark.parametrize("softmax", [True, False])
+def test_numbers_that_are_not_finite_are_an_engine_error(softmax: bool) -> None:
     def broken(windows: np.ndarray) -> np.ndarray:
         found = logits(windows)
         found[0, 2, 3, 4, 5] = np.nan
         return found
 
     with pytest.raises(EngineError, match="not finite"):
-        segment(np.ones((1, 9, 9, 9), np.float32), np.zeros((9, 9, 9), np.uint8), (8, 8, 8), broken, classes=CLASSES)
+        segment(
+            np.ones((1, 9, 9, 9), np.float32), np.zeros((9, 9, 9), np.uint8), (8, 8, 8), broken, classes=CLASSES,
+            softmax=softmax,
+        )  # fmt: skip
 
 
 def test_planes_in_work_do_not_grow_with_the_volume() -> None:
