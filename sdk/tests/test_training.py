@@ -269,7 +269,7 @@ loss = lambda n, b: F.mse_loss(n(b[0]), b[0].sum(1, keepdim=True))
 settings = Settings(epochs=4, lr=0.05, device="cpu", monitor="error", smaller=True)
 validate = lambda n: {"error": float(loss(n, [torch.from_numpy(inputs)]))}
 fitted = fit(network, loss, Arrays([inputs], 5), validate=validate, settings=settings)
-print(fitted.processes, fitted.steps, [round(p, 6) for p in network.weight.flatten().tolist()])
+print(fitted.processes, fitted.steps, [round(p, 6) for p in network.weight.flatten().tolist()], flush=True)
 """
 
 
@@ -284,6 +284,6 @@ def test_two_processes_take_the_same_code(tmp_path):
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-2000:]
     lines = [line for line in found.stdout.splitlines() if line.startswith("2 ")]
-    assert len(lines) == 2
+    assert len(lines) == 2, (found.stdout, found.stderr[-2000:])
     assert lines[0] == lines[1]  # both ended with the same weights
     assert lines[0].startswith("2 16 ")  # eight batches, four for each, four epochs

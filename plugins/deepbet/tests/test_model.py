@@ -57,7 +57,8 @@ class Engines:
     def __getitem__(self, name: str) -> Any:
         def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             with torch.inference_mode():
-                return {"probability": self.networks[name](torch.from_numpy(inputs["image"])).numpy()}
+                # How torch lays its outputs out depends on its threads; engines give C order.
+                return {"probability": self.networks[name](torch.from_numpy(inputs["image"])).contiguous().numpy()}
 
         return run
 
