@@ -175,6 +175,40 @@ def test_where_channels_and_sides_are_equal_nothing_is_turned(tmp_path: Path) ->
     )
 
 
+@pytest.mark.parametrize("agree", [True, False])
+def test_where_they_are_equal_an_engine_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agree: bool) -> None:
+    """Taken over only if that gives what OpenVINO gives by itself; right either way."""
+    from omlab.engines import openvino as engine
+    from omlab.engines import openvino_winograd as taking
+    from omlab.engines.base import Target
+    from omlab.plugins import Registry
+    from omlab.vocabulary import Kind, Precision
+
+    torch.manual_seed(2)
+    path, x, expected = exported(Block(), (12, 16, 32), tmp_path)
+    assert taking.has_more(openvino.Core().read_model(str(path)))
+    backend = Registry.discover().load(Kind.ENGINE, "openvino")
+    assert isinstance(backend, engine.OpenVino)
+    graph = Graph(
+        name="block", inputs=(TensorSpec("image", "float32", x.shape),),
+        outputs=(TensorSpec("found", "float32", expected.shape),),
+    )  # fmt: skip
+    if not agree:  # as where OpenVINO takes a tensor for another
+        plain = taking._constant
+
+        def turned(output: object) -> np.ndarray | None:
+            constant = plain(output)
+            return constant if constant is None or constant.ndim != 5 else -constant
+
+        monkeypatch.setattr(taking, "_constant", turned)
+    target = Target(Precision.FLOAT32, "cpu", "CPU", rank=50)
+    backend.build(graph, path, tmp_path, target)
+    assert ((tmp_path / engine.EVERY).exists(), (tmp_path / engine.BLOB).exists()) == (agree, not agree)
+    assert backend.needs_onnx(tmp_path) == agree
+    found = backend.load(graph, path, tmp_path, target, threads=2)({"image": x})["found"]
+    assert relative(found, expected) < 1e-4
+
+
 def test_norms_of_openvino_beside_it_change_nothing(tmp_path: Path) -> None:
     torch.manual_seed(2)
     network = nn.Sequential(

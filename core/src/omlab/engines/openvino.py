@@ -23,8 +23,12 @@ BLOB = "engine.blob"
 #: network; for a large one it is slower than compiling from the memory-mapped ONNX file (2.3 s against 1.0 s for
 #: a ViT-L) and costs as much disk again.
 STORED_UP_TO = 256 * 2**20
+#: Left where convolutions are ours that :func:`omlab.engines.openvino_winograd.take_over` leaves without ``every``.
+EVERY = "every-convolution"
+#: Difference of two ways to compute the same, of the largest value.
+_SAME = {Precision.FLOAT32: 1e-4, Precision.BFLOAT16: 5e-2}
 #: Raised when what is compiled changes, so that stored engines are made again.
-_REVISION = 2
+_REVISION = 3
 _HINT = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16"}
 _NO_BFLOAT16 = "this processor has no bfloat16 arithmetic (avx512_bf16 or amx_bf16)"
 
@@ -53,15 +57,24 @@ class OpenVino(Backend):
         if size > STORED_UP_TO:
             return
         compiled, own = self._compile(onnx, target, usable_cpus())
+        if _takes_over(target) and self._every_agrees(onnx, target, compiled):
+            (folder / EVERY).touch()
+            return
         if own:
             return  # a file cannot hold operations of ours
         with open(folder / BLOB, "wb") as file:
             file.write(compiled.export_model().getbuffer())
 
+    def needs_onnx(self, folder: Path) -> bool:
+        return not (folder / BLOB).exists()
+
     def load(self, graph: Graph, onnx: Path, folder: Path, target: Target, *, threads: int | None = None) -> Compiled:
         threads = threads or usable_cpus()
         blob = folder / BLOB
-        compiled = self._import(blob, target, threads) if blob.exists() else self._compile(onnx, target, threads)[0]
+        if blob.exists():
+            compiled = self._import(blob, target, threads)
+        else:
+            compiled = self._compile(onnx, target, threads, every=(folder / EVERY).exists())[0]
         check_names(
             graph,
             [port.get_any_name() for port in compiled.inputs],
@@ -71,8 +84,24 @@ class OpenVino(Backend):
         info = EngineInfo(self.card.name, self.version(), target.precision, "cpu", "CPU", threads)
         return Compiled(graph, compiled, info, self._library())
 
-    def _compile(self, onnx: Path, target: Target, threads: int) -> tuple[Any, int]:
-        """The compiled model, and how many of its operations are ours."""
+    def _every_agrees(self, onnx: Path, target: Target, compiled: Any) -> bool:
+        """Is there more to take over of the network, and does it give the same then? Looked at once, on noise."""
+        from omlab.engines.openvino_rewriting import split_upsampled
+        from omlab.engines.openvino_winograd import has_more
+
+        model = self._library().Core().read_model(str(onnx))
+        split_upsampled(model)
+        if not has_more(model) or any(port.get_partial_shape().is_dynamic for port in compiled.inputs):
+            return False
+        noise = np.random.default_rng(0)
+        given = [noise.standard_normal(port.get_shape(), np.float32) for port in compiled.inputs]
+        found = [compiled(given), self._compile(onnx, target, usable_cpus(), every=True)[0](given)]
+        pairs = [[one[place] for one in found] for place in range(len(compiled.outputs))]
+        return all(np.abs(a - b).max() <= _SAME[target.precision] * np.abs(a).max() for a, b in pairs)
+
+    def _compile(self, onnx: Path, target: Target, threads: int, *, every: bool = False) -> tuple[Any, int]:
+        """The compiled model, and how many of its operations are ours; ``every`` of
+        :func:`omlab.engines.openvino_winograd.take_over`."""
         from omlab.engines.openvino_rewriting import split_upsampled
 
         core = self._library().Core()
@@ -80,10 +109,10 @@ class OpenVino(Backend):
             model = core.read_model(str(onnx))
             split_upsampled(model)
             own = 0
-            if hardware.winograd() and not (target.precision == Precision.BFLOAT16 and hardware.cpu().tiles):
+            if _takes_over(target):
                 from omlab.engines.openvino_winograd import take_over
 
-                own = take_over(model, threads)
+                own = take_over(model, threads, every=every)
             return core.compile_model(model, "CPU", _config(target, threads)), own
         except Exception as error:  # the library raises plain RuntimeError and types of its own
             raise EngineError(f"openvino cannot compile {onnx.name}: {_line(error)}") from error
@@ -132,6 +161,11 @@ class Compiled:
             }
         except Exception as error:  # the library raises plain RuntimeError and types of its own
             raise EngineError(f"openvino failed in '{self._graph.name}': {_line(error)}") from error
+
+
+def _takes_over(target: Target) -> bool:
+    """Are convolutions of ours faster than the library's?"""
+    return bool(hardware.winograd()) and not (target.precision == Precision.BFLOAT16 and hardware.cpu().tiles)
 
 
 @contextmanager

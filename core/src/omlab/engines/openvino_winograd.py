@@ -111,15 +111,18 @@ class _Moments(Op):  # type: ignore[misc]
         return True
 
 
-def take_over(model: Model, threads: int) -> int:
+def take_over(model: Model, threads: int, *, every: bool = False) -> int:
     """Replace what can be, in place; returns the number of operations.
 
     Parameters
     ----------
     model : with static shapes where something is to be replaced.
     threads : that compute.
+    every : also where a tensor has as many channels as voxels along a side. OpenVINO took some such tensors that were
+        turned for ones that were not (those of deepbet's mask network with 32 x 32 x 32 voxels), and others not: what
+        is made so is to be compared with what it was made of.
     """
-    if not any(_fits(node) for node in model.get_ordered_ops()):
+    if not any(_fits(node, every) for node in model.get_ordered_ops()):
         return 0
     from omlab.engines.winograd import Workers
 
@@ -127,12 +130,17 @@ def take_over(model: Model, threads: int) -> int:
     folding.register_pass(ConstantFolding())
     folding.run_passes(model)
     workers = Workers(threads)
-    changed = _replace_moments(model, workers)
-    convolutions = [node for node in model.get_ordered_ops() if _fits(node)]
+    changed = _replace_moments(model, workers, every)
+    convolutions = [node for node in model.get_ordered_ops() if _fits(node, every)]
     for node in convolutions:
         _replace_convolution(node, workers)
-    _flatten_between(model)
+    _flatten_between(model, every)
     return changed + len(convolutions)
+
+
+def has_more(model: Model) -> bool:
+    """Would more convolutions be taken with ``every``?"""
+    return any(_fits(node, True) and not _fits(node, False) for node in model.get_ordered_ops())
 
 
 def _name(output: Any) -> str:
@@ -161,8 +169,7 @@ def _redirect(old: Any, new: Any) -> None:
 
 
 def _ambiguous(shape: Sequence[int]) -> bool:
-    """Has a tensor [1, channels, d, h, w] as many channels as voxels along a side? OpenVINO took some such tensors that
-    were turned for ones that were not (those of deepbet's mask network with 32 x 32 x 32 voxels)."""
+    """Has a tensor [1, channels, d, h, w] as many channels as voxels along a side?"""
     return shape[1] in shape[2:]
 
 
@@ -198,11 +205,13 @@ def _spread(matrix: Any, sides: Sequence[int]) -> Any:
     return turned.output(0)
 
 
-def _flatten_between(model: Any) -> None:
+def _flatten_between(model: Any, every: bool) -> None:
     """Let operations on each number run on matrices too, so that nothing is turned between them and ours."""
     for node in list(model.get_ordered_ops()):
         shape = _shape(node.output(0)) if node.get_type_name() in _ELEMENTWISE else []
-        if len(shape) != 5 or shape[0] != 1 or prod(shape[2:]) == 1 or _ambiguous(shape) or _bias(node.output(0)):
+        if len(shape) != 5 or shape[0] != 1 or prod(shape[2:]) == 1 or _bias(node.output(0)):
+            continue
+        if not every and _ambiguous(shape):
             continue
         inputs = [_operand(node.input_value(place), shape) for place in range(len(node.inputs()))]
         if None in inputs:
@@ -265,14 +274,14 @@ def _averaged(output: Any) -> Any:
     return output
 
 
-def _replace_moments(model: Any, workers: Workers) -> int:
+def _replace_moments(model: Any, workers: Workers, every: bool) -> int:
     """Means and variances of the same values become one operation, which reads them once."""
     means: dict[tuple[str, int], Any] = {}
     variances: list[tuple[Any, Any]] = []
     for node in model.get_ordered_ops():
         for output in node.outputs():
             of = _averaged(output)
-            if of is None or _shape(of)[0] != 1 or _shape(of)[1] % CHANNELS or _ambiguous(_shape(of)):
+            if of is None or _shape(of)[0] != 1 or _shape(of)[1] % CHANNELS or (not every and _ambiguous(_shape(of))):
                 continue
             if _name(of) == "Multiply" and _same(_input(of, 0), _input(of, 1)):
                 variances.append((_input(of, 0), output))
@@ -305,7 +314,7 @@ class _Activated:
     slope: float
 
 
-def _fits(node: Any) -> bool:
+def _fits(node: Any, every: bool) -> bool:
     if node.get_type_name() != "Convolution":
         return False
     found, shape, kernel = node.get_attributes(), _shape(node.input_value(0)), _constant(node.input_value(1))
@@ -316,8 +325,7 @@ def _fits(node: Any) -> bool:
         and set(found["strides"]) == set(found["dilations"]) == {1}
         and (found["auto_pad"].startswith("same") or set(found["pads_begin"]) == set(found["pads_end"]) == {1})
         and fits(shape[2:], kernel.shape)
-        and not _ambiguous(shape)
-        and not _ambiguous([1, kernel.shape[0], *shape[2:]])
+        and (every or not (_ambiguous(shape) or _ambiguous([1, kernel.shape[0], *shape[2:]])))
     )
 
 
