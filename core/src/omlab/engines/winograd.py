@@ -37,6 +37,8 @@ Floats = NDArray[np.float32]
 LANES = 16
 #: Tiles whose sums are held in registers at once.
 _TILES = 8 if "avx512f" in hardware.cpu().flags else 4
+#: Tiles that a kernel is loaded for where it stays in the processor's cache, and where it does not: measured.
+_FEW, _MANY = 16, 32
 #: Products of a tile: four along depth, six along height, six along width.
 _PRODUCTS = 4 * 6 * 6
 #: Voxels after which sums go on in double precision.
@@ -485,7 +487,7 @@ class Convolution:
         outputs = out.shape[3]
         across = width // 4
         # With many channels a kernel is worth loading only for many tiles.
-        lines = max(1, min(height // 4, (_TILES if inputs * outputs <= 128**2 else 4 * _TILES) // across))
+        lines = max(1, min(height // 4, (_FEW if inputs * outputs < 128**2 else _MANY) // across))
         # One more than are used: rows a power of two apart would meet in the same places of the cache.
         held = -(-lines * across // _TILES) * _TILES + 1
         size = 4 * (height + 2) * (width + 2) * inputs + 24 * (width + 2) * inputs + 72 * LANES
