@@ -99,15 +99,20 @@ class Block(nn.Module):
         return self.last(self.third(y) + y[:, :16] + 0.5)
 
 
+def declared(x: np.ndarray, found: np.ndarray) -> Graph:
+    """The graph of a network that makes ``found`` of ``x``."""
+    return Graph(
+        name="block", inputs=(TensorSpec("image", "float32", x.shape),),
+        outputs=(TensorSpec("found", "float32", found.shape),),
+    )  # fmt: skip
+
+
 def exported(network: nn.Module, shape: tuple[int, ...], folder: Path) -> tuple[Path, np.ndarray, np.ndarray]:
     torch.manual_seed(0)
     x = torch.randn(1, 1, *shape)
     with torch.inference_mode():
         expected = network.eval()(x).numpy()
-    graph = Graph(
-        name="block", inputs=(TensorSpec("image", "float32", tuple(x.shape)),),
-        outputs=(TensorSpec("found", "float32", expected.shape),),
-    )  # fmt: skip
+    graph = declared(x.numpy(), expected)
     path = folder / "block.onnx"
     TorchOnnxExporter().export(network, graph, path)
     return path, x.numpy(), expected
@@ -144,12 +149,7 @@ def test_an_engine_takes_over_and_stores_no_blob(tmp_path: Path, monkeypatch: py
 
     torch.manual_seed(1)
     path, x, expected = exported(Block(), (12, 20, 24), tmp_path)
-    backend = Registry.discover().load(Kind.ENGINE, "openvino")
-    assert isinstance(backend, engine.OpenVino)
-    graph = Graph(
-        name="block", inputs=(TensorSpec("image", "float32", x.shape),),
-        outputs=(TensorSpec("found", "float32", expected.shape),),
-    )  # fmt: skip
+    backend, graph = engine.OpenVino(Registry.discover().card(Kind.ENGINE, "openvino")), declared(x, expected)
     target = Target(Precision.FLOAT32, "cpu", "CPU", rank=50)
     versions = []
     for numba in (hardware.winograd(), ""):
@@ -187,12 +187,7 @@ def test_where_they_are_equal_an_engine_compares(tmp_path: Path, monkeypatch: py
     torch.manual_seed(2)
     path, x, expected = exported(Block(), (12, 16, 32), tmp_path)
     assert taking.has_more(openvino.Core().read_model(str(path)))
-    backend = Registry.discover().load(Kind.ENGINE, "openvino")
-    assert isinstance(backend, engine.OpenVino)
-    graph = Graph(
-        name="block", inputs=(TensorSpec("image", "float32", x.shape),),
-        outputs=(TensorSpec("found", "float32", expected.shape),),
-    )  # fmt: skip
+    backend, graph = engine.OpenVino(Registry.discover().card(Kind.ENGINE, "openvino")), declared(x, expected)
     if not agree:  # as where OpenVINO takes a tensor for another
         plain = taking._constant
 

@@ -98,7 +98,7 @@ def test_label_maps_with_the_names_of_slicer(tmp_path: Path) -> None:
     image = _image(labels)
     for key, value in {
         "Segment0_Name": "liver", "Segment0_LabelValue": "2", "Segment0_Layer": "0", "Segment0_Color": "1 0.5 0",
-        "Segment1_Name": "spleen", "Segment1_LabelValue": "1",
+        "Segment4_Name": "spleen", "Segment4_LabelValue": "1",
     }.items():  # fmt: skip
         image.SetMetaData(key, value)
     path = tmp_path / "case.seg.nrrd"
@@ -111,7 +111,27 @@ def test_label_maps_with_the_names_of_slicer(tmp_path: Path) -> None:
     assert [one.name for one in read_segmentation(tmp_path / "case.mha").structures][-1] == "label 7"
     report = omlab.score("segmentation", [path, tmp_path / "case.mha"])
     assert report.summary["liver/dice"].value == 1
-    image.SetMetaData("Segment1_Layer", "1")
-    sitk.WriteImage(image, str(path))
-    with pytest.raises(InputError, match=r"case.seg.nrrd: its segments overlap"):
-        read_segmentation(path)
+    for key, value, message in (
+        ("Segment4_Layer", "1", "case.seg.nrrd: its segments overlap"),
+        ("Segment4_LabelValue", "one", "case.seg.nrrd: its header says Segment4_LabelValue 'one', expected a whole"),
+    ):
+        image.SetMetaData(key, value)
+        sitk.WriteImage(image, str(path))
+        with pytest.raises(InputError, match=message):
+            read_segmentation(path)
+
+
+@pytest.mark.parametrize(("space", "sign"), [("right-anterior-superior", 1), ("left-posterior-superior", -1)])
+def test_the_space_of_a_header_counts(space: str, sign: int, tmp_path: Path) -> None:
+    """3D Slicer writes either; a case is RAS."""
+    header = (
+        f"NRRD0004\ntype: int16\ndimension: 3\nspace: {space}\nsizes: 2 3 4\n"
+        "space directions: (1,0,0) (0,2,0) (0,0,3)\nkinds: domain domain domain\nendian: little\nencoding: raw\nspace origin: (5,6,7)\n\n"
+    )
+    voxels = np.arange(24, dtype="<i2")
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + voxels.tobytes())
+    case = read(tmp_path / "a.nrrd")
+    assert np.allclose(
+        case.geometry.affine, [[sign, 0, 0, 5 * sign], [0, 2 * sign, 0, 6 * sign], [0, 0, 3, 7], [0, 0, 0, 1]]
+    )
+    assert np.array_equal(case.voxels, voxels.reshape(4, 3, 2).T)

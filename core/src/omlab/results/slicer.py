@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from omlab.errors import InputError
 from omlab.results.colours import colour_of
 from omlab.results.types import Label
+
+_VALUE = re.compile(r"(Segment[0-9]+_)LabelValue")
 
 
 def names(header: Mapping[str, str], file: str) -> tuple[Label, ...]:
@@ -16,15 +19,18 @@ def names(header: Mapping[str, str], file: str) -> tuple[Label, ...]:
     Raises
     ------
     omlab.errors.InputError
-        Segments overlap, in layers of their own, or two have one value.
+        Segments overlap, in layers of their own, or two have one value; a value is no number.
     """
     found: dict[int, Label] = {}
-    for number in range(sum(key.endswith("_LabelValue") for key in header)):
-        part = f"Segment{number}_"
-        if f"{part}LabelValue" not in header:
+    for key, text in header.items():
+        match = _VALUE.fullmatch(key)
+        if match is None:
             continue
-        value = int(header[f"{part}LabelValue"])
-        if int(header.get(f"{part}Layer", "0")) or value in found:
+        part = match[1]
+        if not text.strip().isdecimal():
+            raise InputError(f"{file}: its header says {key} '{text}', expected a whole number")
+        value = int(text)
+        if header.get(f"{part}Layer", "0").strip() != "0" or value in found:
             raise InputError(
                 f"{file}: its segments overlap, in several layers", remedy="Export them as one label map, or each alone"
             )
