@@ -126,7 +126,8 @@ def test_the_space_of_a_header_counts(space: str, sign: int, tmp_path: Path) -> 
     """3D Slicer writes either; a case is RAS."""
     header = (
         f"NRRD0004\ntype: int16\ndimension: 3\nspace: {space}\nsizes: 2 3 4\n"
-        "space directions: (1,0,0) (0,2,0) (0,0,3)\nkinds: domain domain domain\nendian: little\nencoding: raw\nspace origin: (5,6,7)\n\n"
+        "space directions: (1,0,0) (0,2,0) (0,0,3)\n"
+        "kinds: domain domain domain\nendian: little\nencoding: raw\nspace origin: (5,6,7)\n\n"
     )
     voxels = np.arange(24, dtype="<i2")
     (tmp_path / "a.nrrd").write_bytes(header.encode() + voxels.tobytes())
